@@ -1,0 +1,92 @@
+"""What a figure script needs besides its own mathematics: stored runs, a device, its margins."""
+
+import functools
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sae.store import Store
+
+Arrays = dict[str, np.ndarray]
+
+ROOT = Path(__file__).resolve().parent.parent
+tally = {"computed": 0, "stored": 0}  # runs of this process, by where their results came from
+
+
+@functools.cache
+def device() -> str:
+    """Returns "cuda" where a CUDA device is available, else "cpu": the only place that chooses."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def cached(run: Callable[[Any], Arrays], config: object) -> Arrays:
+    """Returns `run(config)`, from the store if it was ever computed.
+
+    The store is the folder named by SAE_TESTBED_RUNS, or figures/out/runs. What identifies a run is
+    said in sae.store.key: the name of `run` counts, its source does not.
+
+    Args:
+        run: a function at module level that returns arrays by name (no strings) and depends on
+            nothing but `config` and `device()`.
+        config: frozen dataclass.
+    """
+    name = f"{run.__module__}.{run.__qualname__}"
+    if run.__module__ == "__main__" or "<" in run.__qualname__:
+        todo = "a stored run is found again by that name"
+        raise ValueError(f"cached: expected a named function at module level, got {name}; {todo}")
+    where = "stored"
+
+    def compute() -> Arrays:
+        nonlocal where
+        where = "computed"
+        return run(config)
+
+    root = os.environ.get("SAE_TESTBED_RUNS") or ROOT / "figures" / "out" / "runs"
+    arrays = Store(root).get_or_run(name, config, compute, device_type=device())
+    tally[where] += 1
+    return arrays
+
+
+def map_cached(run: Callable[[Any], Arrays], configs: Iterable[object]) -> list[Arrays]:
+    """Returns [cached(run, config) for config in configs], and says on stderr how far it is.
+
+    It says so at most every two seconds, and only if SAE_TESTBED_PROGRESS is 1, or is not set and
+    stderr is a terminal.
+    """
+    configs = list(configs)
+    speaks = os.environ.get("SAE_TESTBED_PROGRESS", str(int(sys.stderr.isatty()))) == "1"
+    start = spoke = time.perf_counter()
+    stored = tally["stored"]
+    results = []
+    for config in configs:
+        results.append(cached(run, config))
+        now = time.perf_counter()
+        if speaks and (now - spoke > 2 or len(results) == len(configs)):
+            spoke = now
+            count = f"{len(results)}/{len(configs)} runs ({tally['stored'] - stored} stored)"
+            name = run.__module__.rpartition(".")[2]
+            print(f"{name}: {count}, {now - start:.0f} s", file=sys.stderr, flush=True)
+    return results
+
+
+def require(margins: dict[str, float]) -> dict[str, float]:
+    """Prints each margin and returns them all; a figure's claim holds if none is negative.
+
+    Args:
+        margins: by what each one says; >= 0 where it holds.
+    Raises:
+        AssertionError: lists the margins that are negative or NaN; or there are no margins at all.
+    """
+    margins = {name: float(value) for name, value in margins.items()}
+    for name, value in margins.items():
+        print(f"{name}: {value:.6g}")
+    refused = [f"{name} = {value:.6g}" for name, value in margins.items() if not value >= 0]
+    if refused or not margins:
+        raise AssertionError("; ".join(refused) or "no margins: nothing was checked")
+    return margins

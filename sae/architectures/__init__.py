@@ -1,0 +1,1 @@
+"""One file per architecture; each can be read as its definition."""

@@ -1,0 +1,61 @@
+"""The ReLU SAE with an L1 penalty."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from sae.base import SAE, SAEOutput, squared_error
+from sae.checks import check
+
+
+class ReLU(SAE):
+    """latents = relu(pre_acts); loss = E|x - x_hat|^2 + l1 E sum_j latent_j |W_dec_j|.
+
+    The L1 norm is weighted by the decoder's row norms, so that it cannot be lowered by shrinking
+    latents and stretching rows; in training the rows have norm 1.
+
+    Args:
+        l1: coefficient of the penalty, >= 0.
+        d_in, n_latents, bias, generator: see `SAE`.
+    Source: Bricken et al. 2023, Towards Monosemanticity; the weighting: Conerly et al. 2024.
+    """
+
+    def __init__(
+        self,
+        d_in: int,
+        n_latents: int,
+        l1: float,
+        *,
+        bias: bool = True,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__(d_in, n_latents, bias=bias, generator=generator)
+        check(0 <= l1 < float("inf"), "ReLU", "a finite l1 >= 0", l1=l1)
+        self.l1 = l1
+
+    def activate(
+        self, pre_acts: Float[Tensor, "batch n_latents"]
+    ) -> Float[Tensor, "batch n_latents"]:
+        return pre_acts.relu()
+
+    def _terms(
+        self, x: Float[Tensor, "batch d_in"], output: SAEOutput, dead: Bool[Tensor, " n_latents"]
+    ) -> dict[str, Float[Tensor, ""]]:
+        l1_norm = (output.latents @ self.W_dec.norm(dim=1)).mean()
+        return {"mse": squared_error(x, output.x_hat), "l1": self.l1 * l1_norm}
+
+    @classmethod
+    def strategy(cls) -> Any:
+        from hypothesis import strategies as st
+
+        from sae.strategies import generators, sizes
+
+        return st.builds(
+            lambda shape, l1, bias, g: cls(*shape, l1, bias=bias, generator=g),
+            sizes(),
+            st.floats(0.01, 1),
+            st.booleans(),
+            generators(),
+        )

@@ -1,0 +1,89 @@
+"""The TopK SAE, with an auxiliary loss that revives dead latents."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from sae.base import SAE, SAEOutput, squared_error
+from sae.checks import check
+
+
+def keep_largest(
+    pre_acts: Float[Tensor, "batch n_latents"], k: int
+) -> Float[Tensor, "batch n_latents"]:
+    """Returns the ReLU of the k largest entries of each row, 0 elsewhere: at most k non-zero.
+
+    Among equal entries at rank k exactly as many are kept as make k.
+    """
+    values, indices = pre_acts.topk(k, dim=1, sorted=False)
+    return torch.zeros_like(pre_acts).scatter(1, indices, values.relu())
+
+
+class TopK(SAE):
+    """latents = the k largest pre-activations, then ReLU, so that l0 <= k.
+
+    loss = E|x - x_hat|^2 + aux_coefficient E|r - r_hat|^2, where r = x - x_hat, held constant, and
+    r_hat = z @ W_dec (no bias: r has it removed already) with z the k_aux largest pre-activations
+    among the *dead* latents, then ReLU; k_aux = max(1, d_in // 2) or the number of dead latents if
+    that is smaller. The second term is 0 while no latent is dead.
+
+    Args:
+        k: active latents per sample, from 1 to n_latents.
+        aux_coefficient: >= 0.
+        d_in, n_latents, bias, generator: see `SAE`.
+    Source: Gao et al. 2024, arXiv 2406.04093 (coefficient 1/32, k_aux a power of 2 near d_in / 2).
+    """
+
+    def __init__(
+        self,
+        d_in: int,
+        n_latents: int,
+        k: int,
+        *,
+        aux_coefficient: float = 1 / 32,
+        bias: bool = True,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__(d_in, n_latents, bias=bias, generator=generator)
+        check(1 <= k <= n_latents, "TopK", f"1 <= k <= {n_latents} (n_latents)", k=k)
+        ok = 0 <= aux_coefficient < float("inf")
+        check(ok, "TopK", "a finite aux_coefficient >= 0", aux_coefficient=aux_coefficient)
+        self.k, self.aux_coefficient = k, aux_coefficient
+
+    def max_l0(self) -> int:
+        return self.k
+
+    def activate(
+        self, pre_acts: Float[Tensor, "batch n_latents"]
+    ) -> Float[Tensor, "batch n_latents"]:
+        return keep_largest(pre_acts, self.k)
+
+    def _terms(
+        self, x: Float[Tensor, "batch d_in"], output: SAEOutput, dead: Bool[Tensor, " n_latents"]
+    ) -> dict[str, Float[Tensor, ""]]:
+        terms = {"mse": squared_error(x, output.x_hat)}
+        n_dead = int(dead.sum())
+        if n_dead and self.aux_coefficient > 0:
+            k_aux = min(max(1, self.d_in // 2), n_dead)
+            candidates = keep_largest(output.pre_acts[:, dead], k_aux)
+            residual = (x - output.x_hat).detach()
+            terms["aux"] = self.aux_coefficient * squared_error(
+                residual, candidates @ self.W_dec[dead]
+            )
+        return terms
+
+    @classmethod
+    def strategy(cls) -> Any:
+        from hypothesis import strategies as st
+
+        from sae.strategies import generators, sizes
+
+        @st.composite
+        def build(draw: Any) -> TopK:
+            d_in, n_latents = draw(sizes())
+            k = draw(st.integers(1, n_latents))
+            return cls(d_in, n_latents, k, bias=draw(st.booleans()), generator=draw(generators()))
+
+        return build()

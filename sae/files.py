@@ -1,0 +1,91 @@
+"""SAEs on disk: a folder with cfg.json and sae_weights.safetensors. No pickle."""
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+from sae.base import SAE
+from sae.checks import check
+from sae.discovery import all_saes
+
+_WEIGHTS, _SETTINGS = "sae_weights.safetensors", "cfg.json"
+
+
+def save(sae: SAE, path: str | Path) -> None:
+    """Writes the folder `path` with the SAE's settings and weights, whole or not at all.
+
+    An SAE already there is replaced; anything else there is left alone.
+
+    Raises:
+        ValueError: `path` exists and is not a saved SAE.
+    """
+    path = Path(path)
+    check(
+        not path.exists() or (path / _SETTINGS).is_file(),
+        "save",
+        "a new path or the folder of a saved SAE",
+        "choose another path or remove what is there",
+        path=str(path),
+    )
+    data = safetensors.torch.save({k: v.contiguous() for k, v in sae.state_dict().items()})
+    settings = {
+        "architecture": type(sae).__name__,
+        "settings": sae.settings(),
+        "dtype": str(sae.W_dec.dtype).removeprefix("torch."),
+        "weights_sha256": hashlib.sha256(data).hexdigest(),
+    }
+    suffix = secrets.token_hex(6)
+    scratch = path.with_name(f".{path.name}.{suffix}.new")
+    replaced = path.with_name(f".{path.name}.{suffix}.old")
+    scratch.mkdir(parents=True)
+    try:
+        (scratch / _WEIGHTS).write_bytes(data)
+        (scratch / _SETTINGS).write_text(json.dumps(settings, indent=1) + "\n")
+        if path.exists():
+            os.rename(path, replaced)
+        os.rename(scratch, path)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+def load(path: str | Path) -> SAE:
+    """Returns the SAE saved at `path`, on the CPU, bit for bit as it was saved.
+
+    Raises:
+        ValueError: no SAE there; an unknown architecture; weights that are truncated, foreign or
+            changed since they were saved.
+    """
+    path = Path(path)
+    ok = (path / _SETTINGS).is_file() and (path / _WEIGHTS).is_file()
+    check(ok, "load", f"a folder with {_SETTINGS} and {_WEIGHTS}", path=str(path))
+    data = (path / _WEIGHTS).read_bytes()
+    try:
+        described = json.loads((path / _SETTINGS).read_text())
+        name, settings = described["architecture"], described["settings"]
+        dtype, sha256 = getattr(torch, described["dtype"]), described["weights_sha256"]
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"load: expected a {_SETTINGS} written by save, got {error!r} in {path}"
+        ) from error
+    todo = "the file was truncated or changed: save the SAE again"
+    found = hashlib.sha256(data).hexdigest()
+    check(found == sha256, "load", f"weights of SHA-256 {sha256[:12]}...", todo, sha256=found[:12])
+    known: dict[str, Any] = {cls.__name__: cls for cls in all_saes()}
+    check(name in known, "load", f"one of the architectures {sorted(known)}", architecture=name)
+    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+    try:
+        weights = safetensors.torch.load(data)
+        sae = known[name](**settings, generator=torch.Generator()).to(dtype)
+        sae.load_state_dict(weights)
+    except (SafetensorError, TypeError, RuntimeError) as error:
+        raise ValueError(f"load: expected weights that fit {settings}, got {error}") from error
+    return sae

@@ -1,0 +1,162 @@
+"""Ground-truth activations, stored sparse: what fired and how strongly."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from toymodels.checks import check, check_finite
+
+
+@dataclass(frozen=True, eq=False)
+class Codes:
+    """The codes of a batch as sparse rows (CSR).
+
+    Row b holds the events offsets[b] .. offsets[b + 1] - 1: feature indices[e] fired with strength
+    values[e]. The support is the indices: an event of value 0 is still an event.
+
+    Args:
+        offsets: [batch + 1], from 0 to the number of events, non-decreasing.
+        indices: [n_events], features in [0, n_features), increasing within a row.
+        values: [n_events], in the units of the activations.
+        n_features: number of features of the world.
+    Raises:
+        ValueError: offsets, indices and values that do not describe such rows.
+    """
+
+    offsets: Int[Tensor, " batch_plus_1"]
+    indices: Int[Tensor, " n_events"]
+    values: Float[Tensor, " n_events"]
+    n_features: int
+
+    def __post_init__(self) -> None:
+        n_events = len(self.indices)
+        check(self.n_features >= 1, "Codes", "n_features >= 1", n_features=self.n_features)
+        check(
+            len(self.values) == n_events,
+            "Codes",
+            f"one value for each of the {n_events} indices",
+            values_shape=tuple(self.values.shape),
+        )
+        counts = self.offsets.diff()
+        check(
+            len(self.offsets) >= 1
+            and int(self.offsets[0]) == 0
+            and int(self.offsets[-1]) == n_events
+            and bool((counts >= 0).all()),
+            "Codes",
+            f"non-decreasing offsets from 0 to {n_events} (the number of events)",
+            offsets=self.offsets.tolist() if len(self.offsets) < 10 else "(long)",
+        )
+        if n_events:
+            low, high = int(self.indices.min()), int(self.indices.max())
+            check(
+                0 <= low and high < self.n_features,
+                "Codes",
+                f"indices in [0, {self.n_features}) (n_features)",
+                lowest=low,
+                highest=high,
+            )
+            step = self.rows() * self.n_features + self.indices
+            check(
+                bool((step.diff() > 0).all()),
+                "Codes",
+                "increasing indices within each row, each feature at most once",
+                "build them with Codes.from_events, which sorts",
+                n_events=n_events,
+            )
+            check_finite("Codes", values=self.values)
+
+    @classmethod
+    def from_events(
+        cls,
+        rows: Int[Tensor, " n_events"],
+        features: Int[Tensor, " n_events"],
+        values: Float[Tensor, " n_events"],
+        *,
+        n_rows: int,
+        n_features: int,
+    ) -> "Codes":
+        """Returns the codes of events given in any order; each (row, feature) at most once."""
+        if len(rows):
+            low, high = int(rows.min()), int(rows.max())
+            check(
+                0 <= low and high < n_rows,
+                "Codes.from_events",
+                f"rows in [0, {n_rows}) (n_rows)",
+                lowest=low,
+                highest=high,
+            )
+        order = torch.argsort(rows * n_features + features)
+        counts = torch.bincount(rows, minlength=n_rows)
+        offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        return cls(offsets, features[order], values[order], n_features)
+
+    @classmethod
+    def from_dense(cls, codes: Float[Tensor, "batch n_features"]) -> "Codes":
+        """Returns the sparse form of dense codes; a zero entry is read as "did not fire"."""
+        rows, features = codes.nonzero(as_tuple=True)
+        n_rows, n_features = codes.shape
+        return cls.from_events(
+            rows, features, codes[rows, features], n_rows=n_rows, n_features=n_features
+        )
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def rows(self) -> Int[Tensor, " n_events"]:
+        """Returns the sample to which each event belongs."""
+        samples = torch.arange(len(self), device=self.offsets.device)
+        return torch.repeat_interleave(samples, self.offsets.diff())
+
+    def dense(self) -> Float[Tensor, "batch n_features"]:
+        """Returns the codes as a dense matrix (for tests and small worlds)."""
+        dense = self.values.new_zeros(len(self), self.n_features)
+        dense[self.rows(), self.indices] = self.values
+        return dense
+
+    def support(self) -> Bool[Tensor, "batch n_features"]:
+        """Returns which features fired, also those that fired with strength 0."""
+        support = torch.zeros(
+            len(self), self.n_features, dtype=torch.bool, device=self.values.device
+        )
+        support[self.rows(), self.indices] = True
+        return support
+
+    def l0(self) -> Int[Tensor, " batch"]:
+        """Returns the number of features that fired in each sample, in [0, n_features]."""
+        return self.offsets.diff()
+
+    def counts(self) -> Int[Tensor, " n_features"]:
+        """Returns how many samples each feature fired in, in [0, batch]."""
+        return torch.bincount(self.indices, minlength=self.n_features)
+
+    def decode(self, vectors: Float[Tensor, "n_features d_in"]) -> Float[Tensor, "batch d_in"]:
+        """Returns codes @ vectors at a cost proportional to the number of events."""
+        check(
+            vectors.shape[0] == self.n_features,
+            "Codes.decode",
+            f"vectors of shape ({self.n_features} (n_features), d_in)",
+            vectors_shape=tuple(vectors.shape),
+        )
+        return torch.nn.functional.embedding_bag(
+            self.indices,
+            vectors,
+            self.offsets[:-1],
+            mode="sum",
+            per_sample_weights=self.values.to(vectors.dtype),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Activations with their ground truth: x = codes @ dictionary + bias + noise.
+
+    Args:
+        x: [batch, d_in], activations.
+        codes: the codes that made them, `batch` rows.
+    """
+
+    x: Float[Tensor, "batch d_in"]
+    codes: Codes

@@ -1,0 +1,110 @@
+"""Rare events drawn exactly, at a cost proportional to how many there are."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Events:
+    """What fired, in any order: feature features[e] fired in sample rows[e] with values[e].
+
+    Args:
+        rows: [n_events], samples in [0, n).
+        features: [n_events], in [0, n_features); each (row, feature) at most once.
+        values: [n_events], magnitudes.
+    """
+
+    rows: Int[Tensor, " n_events"]
+    features: Int[Tensor, " n_events"]
+    values: Float[Tensor, " n_events"]
+
+
+def bernoulli_indices(
+    n_trials: int, prob: float, *, generator: torch.Generator
+) -> Int[Tensor, " n_successes"]:
+    """Returns the sorted indices of the successes among `n_trials` independent trials.
+
+    The gaps between successes are geometric, floor(log U / log(1 - p)) with U uniform in (0, 1] in
+    float64. Comparing float32 uniforms with p instead is 19 % off at p = 1e-7, as they step by
+    2^-24. Expected cost: n_trials * prob.
+
+    Args:
+        n_trials: >= 0 and below 2^53.
+        prob: success probability of each trial, in [0, 1].
+    """
+    device = generator.device
+    if prob <= 0 or n_trials == 0:
+        return torch.empty(0, dtype=torch.int64, device=device)
+    if prob >= 1:
+        return torch.arange(n_trials, device=device)
+    log_miss = math.log1p(-prob)
+    found: list[Tensor] = []
+    last = -1  # index of the last success so far
+    while last < n_trials:
+        expected = (n_trials - last) * prob
+        n_draws = int(expected + 5 * math.sqrt(expected) + 5)
+        uniform = 1 - torch.rand(n_draws, dtype=torch.float64, device=device, generator=generator)
+        gaps = (uniform.log() / log_miss).floor().clamp(max=n_trials).to(torch.int64)
+        successes = last + (gaps + 1).cumsum(0)
+        found.append(successes)
+        last = int(successes[-1])
+    successes = torch.cat(found)
+    return successes[successes < n_trials]
+
+
+@dataclass(frozen=True, eq=False)
+class _Group:
+    features: Int[Tensor, " size"]
+    probs: Float[Tensor, " size"]
+    highest: float
+
+
+class IndependentFiring:
+    """Draws which of many independent features fire.
+
+    Features are grouped, once, by the binary exponent of their probability. Within a group, events
+    are drawn over all n_rows x group cells at the group's largest probability q, and each is kept
+    with probability p_i / q > 1/2: exact, and at most two draws per event on average. A batch of
+    1,024 from a million features with 34 active draws about 50,000 numbers, not 10^9.
+
+    Args:
+        probs: [n_features], float64, each in [0, 1].
+    """
+
+    def __init__(self, probs: Float[Tensor, " n_features"]) -> None:
+        probs = probs.to(torch.float64)
+        exponents = torch.frexp(probs).exponent
+        groups = []
+        for exponent in exponents[probs > 0].unique().tolist():
+            features = ((exponents == exponent) & (probs > 0)).nonzero()[:, 0]
+            groups.append(_Group(features, probs[features], float(probs[features].max())))
+        self._groups: dict[str, list[_Group]] = {str(probs.device): groups}
+        self._home = str(probs.device)
+
+    def draw(
+        self, n_rows: int, *, generator: torch.Generator
+    ) -> tuple[Int[Tensor, " n_events"], Int[Tensor, " n_events"]]:
+        """Returns the (rows, features) of the events of `n_rows` samples, in no stated order."""
+        device = generator.device
+        if str(device) not in self._groups:
+            self._groups[str(device)] = [
+                _Group(g.features.to(device), g.probs.to(device), g.highest)
+                for g in self._groups[self._home]
+            ]
+        rows = [torch.empty(0, dtype=torch.int64, device=device)]
+        features = [torch.empty(0, dtype=torch.int64, device=device)]
+        for group in self._groups[str(device)]:
+            size = len(group.features)
+            cells = bernoulli_indices(n_rows * size, group.highest, generator=generator)
+            uniform = torch.rand(
+                len(cells), dtype=torch.float64, device=device, generator=generator
+            )
+            member = cells % size
+            keep = uniform * group.highest < group.probs[member]
+            rows.append((cells // size)[keep])
+            features.append(group.features[member[keep]])
+        return torch.cat(rows), torch.cat(features)

@@ -1,0 +1,140 @@
+"""How strongly a feature fires when it fires: laws of non-negative magnitudes."""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from toymodels.checks import check
+
+
+class Magnitude(ABC):
+    """A law of magnitudes b >= 0 with exactly declared moments."""
+
+    def sample(self, n: int, *, generator: torch.Generator) -> Float[Tensor, " n"]:
+        """Returns `n` independent magnitudes, float32, drawn in float64."""
+        return self._sample(n, generator).to(torch.float32)
+
+    @abstractmethod
+    def _sample(self, n: int, generator: torch.Generator) -> Tensor: ...
+
+    @abstractmethod
+    def mean(self) -> float:
+        """Returns E[b]."""
+
+    @abstractmethod
+    def second_moment(self) -> float:
+        """Returns E[b^2]."""
+
+
+def _uniform(n: int, generator: torch.Generator) -> Tensor:
+    return torch.rand(n, dtype=torch.float64, device=generator.device, generator=generator)
+
+
+def _normal(n: int, generator: torch.Generator) -> Tensor:
+    return torch.randn(n, dtype=torch.float64, device=generator.device, generator=generator)
+
+
+@dataclass(frozen=True)
+class Constant(Magnitude):
+    """b = value, with value > 0."""
+
+    value: float = 1.0
+
+    def __post_init__(self) -> None:
+        ok = 0 < self.value < math.inf
+        check(ok, "Constant", "a finite value > 0", value=self.value)
+
+    def _sample(self, n: int, generator: torch.Generator) -> Tensor:
+        return torch.full((n,), self.value, dtype=torch.float64, device=generator.device)
+
+    def mean(self) -> float:
+        return self.value
+
+    def second_moment(self) -> float:
+        return self.value**2
+
+
+@dataclass(frozen=True)
+class Uniform(Magnitude):
+    """b uniform in [low, high], with 0 <= low <= high and high > 0."""
+
+    low: float = 0.5
+    high: float = 1.5
+
+    def __post_init__(self) -> None:
+        ok = 0 <= self.low <= self.high < math.inf and self.high > 0
+        check(ok, "Uniform", "0 <= low <= high, high > 0", low=self.low, high=self.high)
+
+    def _sample(self, n: int, generator: torch.Generator) -> Tensor:
+        return self.low + (self.high - self.low) * _uniform(n, generator)
+
+    def mean(self) -> float:
+        return (self.low + self.high) / 2
+
+    def second_moment(self) -> float:
+        return (self.low**2 + self.low * self.high + self.high**2) / 3
+
+
+@dataclass(frozen=True)
+class AbsNormal(Magnitude):
+    """b = |N(0, scale^2)|: mean scale * sqrt(2 / pi), second moment scale^2."""
+
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        ok = 0 < self.scale < math.inf
+        check(ok, "AbsNormal", "a finite scale > 0", scale=self.scale)
+
+    def _sample(self, n: int, generator: torch.Generator) -> Tensor:
+        return self.scale * _normal(n, generator).abs()
+
+    def mean(self) -> float:
+        return self.scale * math.sqrt(2 / math.pi)
+
+    def second_moment(self) -> float:
+        return self.scale**2
+
+
+@dataclass(frozen=True)
+class Exponential(Magnitude):
+    """b exponential with mean `scale`: second moment 2 scale^2."""
+
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        ok = 0 < self.scale < math.inf
+        check(ok, "Exponential", "a finite scale > 0", scale=self.scale)
+
+    def _sample(self, n: int, generator: torch.Generator) -> Tensor:
+        return -self.scale * torch.log1p(-_uniform(n, generator))
+
+    def mean(self) -> float:
+        return self.scale
+
+    def second_moment(self) -> float:
+        return 2 * self.scale**2
+
+
+@dataclass(frozen=True)
+class LogNormal(Magnitude):
+    """b = exp(N(mu, sigma^2)): mean exp(mu + sigma^2 / 2), second moment exp(2 mu + 2 sigma^2)."""
+
+    mu: float = 0.0
+    sigma: float = 0.5
+
+    def __post_init__(self) -> None:
+        ok = math.isfinite(self.mu) and 0 <= self.sigma < math.inf
+        check(ok, "LogNormal", "finite mu, finite sigma >= 0", mu=self.mu, sigma=self.sigma)
+
+    def _sample(self, n: int, generator: torch.Generator) -> Tensor:
+        return (self.mu + self.sigma * _normal(n, generator)).exp()
+
+    def mean(self) -> float:
+        return math.exp(self.mu + self.sigma**2 / 2)
+
+    def second_moment(self) -> float:
+        return math.exp(2 * self.mu + 2 * self.sigma**2)
