@@ -76,8 +76,8 @@ def import_script(script: Path) -> ModuleType:
 def draw(script: Path, preset: str, out: Path) -> dict[str, object]:
     """Makes <out>/<name>.npz, .pdf, .png and .run.json, and returns what run.json holds.
 
-    The same configuration, versions and machine give the same bytes in the first three (if
-    PYTHONHASHSEED is set: matplotlib names font subsets by hash). Each is replaced at once.
+    The same configuration, versions and machine give the same bytes in the first three (under one
+    PYTHONHASHSEED, if the script iterates over sets). Each file is replaced at once.
 
     Raises:
         Refused: `check` does not hold, or checked nothing; nothing is written then.

@@ -76,7 +76,7 @@ _PAGE = """<!doctype html>
 </head>
 <body>
 <header><h1>SAE testbed: figures</h1>
-<p>{n_figures} figures. Each one's claim was checked on its data before it was drawn.</p>
+<p>Figures: {n_figures}. Each one's claim was checked on its data before it was drawn.</p>
 {note}</header>
 <main>
 {cards}
@@ -102,7 +102,7 @@ article { background: var(--card); border: 1px solid var(--line); border-radius:
 h2 { font-size: 1.08rem; line-height: 1.35; margin: 0 0 .75rem }
 img { width: 100%; height: auto; background: #fff; border-radius: 8px; padding: 6px }
 article > p { margin: .75rem 0 0; overflow-wrap: anywhere }
-.tables { display: flex; flex-wrap: wrap; gap: 0 2rem }
+.tables { display: flex; flex-wrap: wrap; align-items: flex-start; gap: 0 2rem }
 table { border-collapse: collapse; margin-top: .75rem; font-size: .85rem; flex: 1 1 14rem }
 caption { text-align: left; color: var(--pale); padding-bottom: .25rem }
 th { text-align: left; font-weight: 400; overflow-wrap: anywhere }

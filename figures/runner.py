@@ -90,17 +90,15 @@ def make(folder: Path, scripts: dict[str, Path], preset: str, jobs: int, out: Pa
             time.sleep(0.05)
             for child in [child for child in running if child.process.poll() is not None]:
                 running.remove(child)
-                if not child.report():
+                done = f"{len(scripts) - len(waiting) - len(running)}/{len(scripts)}"
+                if not child.report(f"[{done}, {time.perf_counter() - start:.0f} s]"):
                     failed.append(child.name)
-                left = f"{len(waiting)} waiting, {len(running)} running"
-                print(f"    {time.perf_counter() - start:.0f} s so far, {left}", flush=True)
     finally:
         for child in running:
             child.stop()
         gallery = write_gallery(out, list(discover(folder)))
     verdict = f"not drawn: {', '.join(failed)}" if failed else "all drawn"
-    took = f"{len(scripts)} figures in {time.perf_counter() - start:.0f} s"
-    print(f"{took}, {verdict}; see {gallery}", flush=True)
+    print(f"{time.perf_counter() - start:.0f} s, {verdict}; see {gallery}", flush=True)
     return len(failed)
 
 
@@ -128,7 +126,7 @@ class _Child:
                 start_new_session=True,
             )
 
-    def report(self) -> bool:
+    def report(self, progress: str) -> bool:
         """Prints how the finished process fared, and returns whether the figure was drawn."""
         if self._result().exists():
             answer: dict = json.loads(self._result().read_text())
@@ -139,15 +137,16 @@ class _Child:
         printed = self._printed().read_text(errors="replace")
         record = answer.get("record")
         if record is not None:
-            print(f"{self.name}: drawn, {_summary(record)}")
+            print(f"{progress} {self.name}: drawn, {_summary(record)}")
             if sys.stdout.isatty():
                 _print_indented(printed)
         else:
-            print(f"{self.name}: {answer['status'].upper()}, nothing drawn")
+            print(f"{progress} {self.name}: {answer['status'].upper()}, nothing drawn")
             _print_indented(printed)
             _print_indented(answer["message"])
             for suffix in ("npz", "pdf", "png", "run.json"):
                 (self.out / f"{self.name}.{suffix}").unlink(missing_ok=True)
+        sys.stdout.flush()
         self._clean()
         return record is not None
 

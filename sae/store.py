@@ -150,15 +150,13 @@ class Store:
                 raise ValueError("the configuration in run.json is not the one its key promises")
             if record["arrays_sha256"] != hashlib.sha256(data).hexdigest():
                 raise ValueError("arrays.safetensors does not match the checksum in run.json")
-            loaded = safetensors.numpy.load(data)
+            return safetensors.numpy.load(data)
         except FileNotFoundError as error:
             if not entry.exists():  # another process has just moved it aside
                 return None
             self._set_aside(entry, f"{Path(error.filename).name} is missing")
         except _BROKEN as error:
             self._set_aside(entry, f"{type(error).__name__}: {error}")
-        else:
-            return {name: array.copy() for name, array in loaded.items()}  # load's are read-only
         return None
 
     def _set_aside(self, entry: Path, found: str) -> None:

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -16,6 +16,7 @@ from sae.config import TrainConfig
 from sae.geometric_median import geometric_median
 
 
+@runtime_checkable
 class World(Protocol):
     """What can be sampled for activations: `sample(n, generator=...)` has an `x` [n, d_in]."""
 

@@ -1,4 +1,4 @@
-"""The runner draws only what its check holds for, repeats itself to the byte, and can be stopped."""
+"""The runner draws only what its check holds for, repeats itself exactly, and can be stopped."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from figures.__main__ import main  # noqa: E402
 from figures.compare import compare_arrays  # noqa: E402
 from figures.draw import Refused, draw, load, npz_bytes  # noqa: E402
 from figures.gallery import write_gallery  # noqa: E402
-from figures.runner import discover, known_seconds, listing  # noqa: E402
+from figures.runner import _summary, discover, known_seconds, listing  # noqa: E402
 
 TINY = '''
 """Parabolas open upwards <everywhere>.
@@ -75,6 +75,7 @@ def plot(data):
     figure, axes = plt.subplots()
     axes.plot(data["x"], data["y_by_world"].T)
     axes.set(xlabel="x (m) αβ", ylabel="height (m)", title="$x^2$")
+    axes.text(0, 0.5, " ".join({"to", "be", "or", "not"}))  # in an order that hashes decide
     return figure
 '''
 
@@ -278,6 +279,7 @@ def test_good_bad_and_crashing_figures_in_processes_of_their_own(folder, tmp_pat
     out = folder / "out"
     variant(folder, "fig_refused", ("compute(cfg, sign=1.0)", "compute(cfg, sign=-1.0)"))
     variant(folder, "fig_crash", ("return figure", "raise RuntimeError('no ink')"))
+    variant(folder, "fig_killed", ("return figure", "os.kill(os.getpid(), 9)"))
     out.mkdir()
     for stale in ("fig_refused.png", "fig_crash.run.json"):
         (out / stale).write_text("from an earlier time")
@@ -289,13 +291,15 @@ def test_good_bad_and_crashing_figures_in_processes_of_their_own(folder, tmp_pat
     assert "    least curvature = -0.12" in printed.out
     assert "fig_crash: CRASHED, nothing drawn" in printed.out
     assert (printed.out + printed.err).count("RuntimeError: no ink") == 1
-    assert "not drawn: " in printed.out
+    assert "its process ended by signal 9" in printed.out
+    assert printed.out.count("nothing drawn") == 3
+    assert re.search(r"^\[4/4, \d+ s\] fig_", printed.out, re.MULTILINE)
     assert sorted(path.name for path in out.iterdir()) == [
         *(f"fig_tiny.{suffix}" for suffix in ("npz", "pdf", "png", "run.json")),
         "index.html",
     ]
     page = (out / "index.html").read_text()
-    assert "<code>fig_crash</code>, <code>fig_refused</code>" in page
+    assert "<code>fig_crash</code>, <code>fig_killed</code>, <code>fig_refused</code>" in page
     record = json.loads((out / "fig_tiny.run.json").read_text())
     assert record["seconds"]["cpu"] > 0
     assert record["peak_memory_mib"] > 50  # numpy, torch and matplotlib are in there
@@ -305,7 +309,7 @@ def test_two_processes_with_fresh_stores_write_the_same_bytes(folder, tmp_path, 
     found = []
     for place in ("a", "b"):
         monkeypatch.setenv("SAE_TESTBED_RUNS", str(tmp_path / place / "runs"))
-        monkeypatch.setenv("PYTHONHASHSEED", str(len(found) + 1))  # fonts are named by hash
+        monkeypatch.setenv("PYTHONHASHSEED", str(len(found) + 1))  # orders the set
         monkeypatch.chdir(tmp_path if found else ROOT)
         out = tmp_path / place
         assert main(["fig_tiny", "--preset", "smoke", "--out", str(out)], folder) == 0
@@ -347,6 +351,18 @@ def test_ctrl_c_stops_the_children_and_keeps_what_is_done(folder, tmp_path):
         os.kill(int(pid.read_text()), 0)
     assert [path.name for path in (folder / "out").iterdir()] == ["index.html"]
     assert len(list((tmp_path / "runs").glob("??/*/run.json"))) == 1  # world 0
+
+
+@pytest.mark.parametrize(
+    ("preset", "cpu", "warns"),
+    [("quick", 44.9, False), ("quick", 45.1, True), ("smoke", 3.1, True), ("paper", 999.0, False)],
+)
+def test_a_figure_over_its_budget_is_noted(preset, cpu, warns):
+    record = {"preset": preset, "margins": {"a": 0.5, "b": 0.25}, "peak_memory_mib": 9}
+    record |= {"seconds": {"wall": 1.0, "cpu": cpu}, "runs": {"computed": 3, "stored": 1}}
+    said = _summary(record)
+    assert ("WARNING: over the budget" in said) == warns
+    assert "smallest margin 0.25 (b), 1 of 4 runs were stored" in said
 
 
 def test_benchmarks_are_run_apart_from_the_figures(folder, capsys):

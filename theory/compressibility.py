@@ -96,19 +96,19 @@ def fve(
     return 1 - (w * (rows - reconstruction).square().sum(1)).sum().item() / energy
 
 
-def surrogate_p_value(score: float | int, null_scores: Float[Tensor, " n_surrogates"]) -> float:
+def surrogate_p_value(score: float, null_fves: Float[Tensor, " n_surrogates"]) -> float:
     """Returns (1 + #{null >= score}) / (1 + S): one-sided, for large scores.
 
-    Null: score and null scores are exchangeable (same recipe, same law); then
+    Null: score and null FVEs are exchangeable (same recipe, same law); then
     Pr(p <= alpha) <= alpha exactly. The smallest possible value is 1 / (1 + S).
     """
     where = "surrogate_p_value"
-    n_surrogates = len(null_scores)
+    n_surrogates = len(null_fves)
     todo = "refit the same recipe on more isotropic_surrogates"
     check(n_surrogates >= MIN_SURROGATES, where, f">= {MIN_SURROGATES} nulls", todo, n=n_surrogates)
-    check_finite(where, null_scores=null_scores)
+    check_finite(where, null_fves=null_fves)
     check(math.isfinite(score), where, "a finite score", score=score)
-    return (1 + int((null_scores >= score).sum())) / (1 + n_surrogates)
+    return (1 + int((null_fves >= score).sum())) / (1 + n_surrogates)
 
 
 def copy_baseline(
@@ -175,7 +175,7 @@ def effective_n_rows(weights: Float[Tensor, " n_rows"]) -> float:
     return (w.sum().square() / w.square().sum()).item()
 
 
-def held_out_radius(n_effective: float | int, delta: float | int) -> float:
+def held_out_radius(n_effective: float | int, delta: float) -> float:
     """Returns sqrt(ln(1/delta) / (2 n_effective)): how far above nu refutes "isotropic".
 
     One-sided Hoeffding bound for a weighted mean of R_k^2 in [0, 1] over independent *held-out*

@@ -43,7 +43,7 @@ class Recovery:
     recovered_bound: float
     note: str
 
-    def exceeds_chance(self, alpha: float | int) -> bool:
+    def exceeds_chance(self, alpha: float) -> bool:
         """Returns whether the score refutes the null at level alpha (one-sided, McDiarmid).
 
         score > chance_bound + sqrt(ln(1/alpha) / (2 n_features)). Conservative: the bound is not
@@ -147,7 +147,7 @@ def recovery_chance_bound(
     return min(1.0, n_latents / n_features) * expected_best_cosine_bound(d_in, share * most)
 
 
-def recovery_radius(n_features: int, alpha: float | int) -> float:
+def recovery_radius(n_features: int, alpha: float) -> float:
     """Returns t = sqrt(ln(1/alpha) / (2 n_features)): Pr(score >= E score + t) <= alpha.
 
     One-sided McDiarmid bound under the null of independent features: replacing one feature moves

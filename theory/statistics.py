@@ -40,9 +40,7 @@ def binomial_p_values(
     return adjusted.clamp(max=1)
 
 
-def smallest_caught_error(
-    n: int, p: float | int, alpha: float | int, *, power: float | int = 0.99
-) -> float:
+def smallest_caught_error(n: int, p: float | int, alpha: float, *, power: float = 0.99) -> float:
     """Returns the relative error of a rate that the two-sided exact binomial test does not miss.
 
     The smallest e such that, at true rate p (1 + e) and at true rate p (1 - e), the test of rate p
@@ -80,7 +78,7 @@ def _bisect_counts(rejects: Callable[[int], bool], rejected: int, accepted: int)
     return rejected
 
 
-def hoeffding_radius(n: float | int, value_range: float | int, alpha: float | int) -> float:
+def hoeffding_radius(n: float | int, value_range: float | int, alpha: float) -> float:
     """Returns t = R sqrt(ln(2/alpha) / (2n)): two-sided, for a mean of n independent values.
 
     Pr(|mean - E mean| >= t) <= alpha if each value lies in an interval of length R (`value_range`).
@@ -93,7 +91,7 @@ def hoeffding_radius(n: float | int, value_range: float | int, alpha: float | in
 
 
 def bernstein_radius(
-    n: float | int, variance: float | int, value_range: float | int, alpha: float | int
+    n: float | int, variance: float | int, value_range: float | int, alpha: float
 ) -> float:
     """Returns t = sqrt(2 V l / n) + R l / (3n), l = ln(2/alpha): two-sided, known variance.
 
@@ -112,7 +110,7 @@ def bernstein_radius(
     return math.sqrt(2 * variance * log_term / n) + value_range * log_term / (3 * n)
 
 
-def mcdiarmid_radius(n: float | int, alpha: float | int, bounded_difference: float | int) -> float:
+def mcdiarmid_radius(n: float | int, alpha: float, bounded_difference: float | int) -> float:
     """Returns t = c sqrt(n ln(1/alpha) / 2): one-sided, for a function of n independent inputs.
 
     Pr(f - E f >= t) <= alpha if changing any one input moves f by at most c; the same for
@@ -127,7 +125,7 @@ def mcdiarmid_radius(n: float | int, alpha: float | int, bounded_difference: flo
     return bounded_difference * math.sqrt(n * math.log(1 / alpha) / 2)
 
 
-def dkw_radius(n: float | int, alpha: float | int) -> float:
+def dkw_radius(n: float | int, alpha: float) -> float:
     """Returns t = sqrt(ln(2/alpha) / (2n)): two-sided, for a whole distribution function.
 
     Pr(sup |F_n - F| >= t) <= alpha, F_n the empirical distribution of n independent values
@@ -137,7 +135,7 @@ def dkw_radius(n: float | int, alpha: float | int) -> float:
     return hoeffding_radius(n, 1.0, alpha)
 
 
-def rare_rate_samples(p: float | int, relative_error: float | int, alpha: float | int) -> int:
+def rare_rate_samples(p: float | int, relative_error: float | int, alpha: float) -> int:
     """Returns n = ceil(3 ln(2/alpha) / (e^2 p)): samples that pin a rare rate to relative error e.
 
     Two-sided multiplicative Chernoff bound, 0 < e <= 1: Pr(|rate - p| >= e p) <= alpha at this n;
@@ -168,7 +166,7 @@ def expected_unseen(firing_probs: Float[Tensor, " n_features"], n_samples: int) 
 
 
 def samples_to_see_all(
-    min_firing_prob: float | int, n_features: int, delta: float | int, *, times: int = 1
+    min_firing_prob: float | int, n_features: int, delta: float, *, times: int = 1
 ) -> int:
     """Returns how many samples show every feature, with probability at least 1 - delta.
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-def check(holds: bool, where: str, rule: str, todo: str = "", **got: object) -> None:
+def check(holds: bool, where: str, rule: str, todo: str = "", /, **got: object) -> None:
     """Raises ValueError "{where}: expected {rule}, got {name}={value}; {todo}" unless `holds`."""
     if not holds:
         values = ", ".join(f"{name}={value!r}" for name, value in got.items())

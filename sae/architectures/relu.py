@@ -53,7 +53,7 @@ class ReLU(SAE):
         from sae.strategies import generators, sizes
 
         return st.builds(
-            lambda shape, l1, bias, g: cls(*shape, l1, bias=bias, generator=g),
+            lambda shape, l1, bias, g: cls(shape[0], shape[1], l1, bias=bias, generator=g),
             sizes(),
             st.floats(0.01, 1),
             st.booleans(),

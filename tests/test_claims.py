@@ -1,0 +1,304 @@
+"""Every claim holds, every mutant falls, and the search itself cannot pass by accident."""
+
+import math
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from hypothesis import settings
+from hypothesis import strategies as st
+
+import theory.claims as claims
+from theory.claims import (
+    VOID,
+    Claim,
+    Mutant,
+    Noise,
+    all_claims,
+    at_most,
+    check,
+    describe,
+    equal,
+    falsify,
+    find_claim,
+)
+from toymodels import Independent, random_unit, stream
+
+EXAMPLES = settings().max_examples
+STATISTICAL_EXAMPLES = min(EXAMPLES, 20) if EXAMPLES > 50 else EXAMPLES
+SEED = 0 if settings().derandomize else int(torch.randint(0, 2**31, ()).item())
+CLAIMS = all_claims()
+MUTANTS = [claim.variant(mutant) for claim in CLAIMS for mutant in claim.mutants]
+
+# The smallest number of dimensions in which each mutant can fail at all; 1 where not listed.
+LEAST_DIMS = {
+    "A1/correlated-codes": 2,
+    "A2/rarity-helps-unweighted": 2,
+    "A2/copying-is-optimal": 1,
+    "B1/m-over-rank": 2,
+    "B2/no-binomial-factor": 2,
+    "B2/in-sample": 2,
+    "C2/one-over-root-d": 2,
+    "C2/no-union-factor": 2,
+}
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.key)
+def test_claim_holds(claim):
+    examples = STATISTICAL_EXAMPLES if claim.kind == "sampled" else EXAMPLES
+    result = check(claim, examples=examples, seed=SEED)
+    assert result.passed, f"seed {SEED}: {result.counterexample or result}"
+    assert result.worst_margin >= 0
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.key)
+def test_mutant_is_refuted_and_shrunk(mutant):
+    found = falsify(mutant, examples=200)
+    assert found is not None
+    noise = Noise("retest", 10 * mutant.n_samples) if mutant.kind == "sampled" else None
+    assert mutant.margin(found.instance, noise) == found.margin < 0
+    least = LEAST_DIMS.get(mutant.key, 1)
+    assert least <= _dims(found.instance) <= 2
+    assert found.instance.seed == 0
+
+
+def _dims(instance):
+    """The dimension of an instance's space, whatever kind it is."""
+    for name in ("d_in",):
+        if hasattr(instance, name):
+            return getattr(instance, name)
+    if hasattr(instance, "distribution"):
+        return instance.distribution.n_features + instance.extra_dims
+    dictionaries = (getattr(instance, n, None) for n in ("dictionary", "atoms", "latents"))
+    return next(d.d_in for d in dictionaries if d is not None)
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.key)
+def test_claim_rejects_what_its_mutants_reject(claim):
+    """A counterexample to a mutant is no counterexample to the claim, where the kinds agree."""
+    for mutant in claim.mutants:
+        found = falsify(claim.variant(mutant), examples=200)
+        if mutant.strategy is None:
+            assert claim.margin(found.instance) >= 0
+
+
+def test_keys_and_labels_are_distinct_and_every_claim_has_a_mutant():
+    assert len({claim.key for claim in CLAIMS}) == len(CLAIMS)
+    assert len({mutant.key for mutant in MUTANTS}) == len(MUTANTS)
+    assert all(claim.mutants for claim in CLAIMS)
+
+
+# The engine, on claims about the integers.
+
+
+@dataclass(frozen=True)
+class Number:
+    value: int
+
+
+def numbers(high=1000):
+    return st.builds(Number, st.integers(0, high))
+
+
+def toy(compare, **changes):
+    fields = {
+        "key": "T",
+        "statement": "toy",
+        "source": "new",
+        "proof": "",
+        "status": "proved",
+        "kind": "exact",
+        "paper_label": "eq:toy",
+        "strategy": numbers,
+        "compare": compare,
+    }
+    return Claim(**fields | changes)
+
+
+def test_counterexample_is_minimal_and_says_what_it_measured():
+    claim = toy(lambda number: (at_most("value", number.value, 136),))
+    found = falsify(claim, examples=500)
+    assert found.instance == Number(137)
+    assert found.margin == pytest.approx(-1)
+    assert str(found) == (
+        "T fails (margin -1) on\n  Number(value=137)\n  value: measured 137, claimed <= 136"
+    )
+    assert not check(claim, examples=500).passed
+
+
+def test_search_climbs_to_a_needle():
+    """One instance in 5 x 10^5 fails: random draws miss it, the margins lead there."""
+    claim = toy(
+        lambda number: (at_most("value", number.value, 499_999.0, scale=1e6),),
+        strategy=lambda: numbers(500_000),
+    )
+    assert falsify(claim, examples=300) is not None
+
+
+def test_half_void_passes_and_more_fails():
+    def void_below(limit):
+        return toy(
+            lambda n: VOID if n.value < limit else (at_most("value", 0.0, 0.0),),
+            strategy=lambda: numbers(9),
+        )
+
+    half = check(void_below(5), examples=100)
+    assert (half.passed, half.n_examples, half.n_void) == (True, 10, 5)
+    more = check(void_below(6), examples=100)
+    assert (more.passed, more.n_examples, more.n_void, more.counterexample) == (False, 10, 6, None)
+    every = check(void_below(10), examples=100)
+    assert (every.passed, every.worst_margin) == (False, math.inf)
+
+
+@pytest.mark.parametrize(
+    "comparison",
+    [
+        at_most("a", math.nan, 1.0),
+        at_most("a", 1.0, math.nan),
+        equal("a", math.nan, math.nan),
+        equal("a", math.inf, math.inf),
+    ],
+)
+def test_nan_is_a_failure(comparison):
+    holds = at_most("b", 0.0, 1.0)
+    for comparisons in ((comparison, holds), (holds, comparison)):
+        result = check(toy(lambda _, c=comparisons: c), examples=5)
+        assert not result.passed
+        assert math.isnan(result.worst_margin)
+        assert math.isnan(result.counterexample.margin)
+
+
+def test_sampled_candidate_must_fail_again_on_fresh_noise():
+    evaluations = []
+
+    def unlucky(number, noise):
+        evaluations.append(noise)
+        return (at_most("mean", 1.0 if noise.name == "search" else 0.0, 0.5, radius=0.1),)
+
+    lucky = toy(unlucky, kind="sampled", n_samples=7)
+    result = check(lucky, examples=5)
+    assert result.passed
+    assert result.worst_margin == pytest.approx(0.6)
+    assert set(evaluations) == {Noise("search", 7), Noise("retest", 70)}
+    false = toy(lambda number, noise: (at_most("mean", 1.0, 0.5, radius=0.1),), kind="sampled")
+
+
+def test_sampled_failure_that_survives_the_retest_counts():
+    false = toy(
+        lambda number, noise: (at_most("mean", 1.0, 0.5, radius=0.1),), kind="sampled", n_samples=7
+    )
+    result = check(false, examples=5)
+    assert not result.passed
+    assert result.counterexample.margin == pytest.approx(-0.4)
+
+
+def test_noise_streams_are_fresh_and_repeatable():
+    draws = [torch.rand(3, generator=Noise(name, 1).generator(0)) for name in ("a", "b", "a")]
+    assert torch.equal(draws[0], draws[2])
+    assert not torch.equal(draws[0], draws[1])
+
+
+def test_refuted_claim_passes_by_its_counterexample():
+    false = toy(lambda number: (at_most("value", number.value, 10),), status="refuted")
+    assert check(false, examples=100).passed
+    true = toy(lambda number: (at_most("value", number.value, 1000),), status="refuted")
+    assert not check(true, examples=100).passed
+
+
+def test_same_seed_same_search_and_another_seed_another():
+    def trail(seed):
+        seen = []
+
+        def compare(number):
+            seen.append(number.value)
+            return (at_most("value", number.value, 1000),)
+
+        result = check(toy(compare), examples=30, seed=seed)
+        return seen, replace(result, seconds=0.0)
+
+    assert trail(3) == trail(3)
+    assert trail(3)[0] != trail(4)[0]
+
+
+def test_margins_are_scaled_and_have_the_stated_slack():
+    assert at_most("a", 3.0, 2.0, scale=4.0).margin == pytest.approx(-0.25)
+    assert at_most("a", 3.0, 2.0, scale=4.0, radius=2.0).margin == pytest.approx(0.25)
+    assert equal("a", 3.0, 2.0, scale=4.0).margin == pytest.approx(-0.25)
+    assert equal("a", 1.0, 1.0 + 0.9e-9).margin > 0 > equal("a", 1.0, 1.0 + 1.1e-9).margin
+    assert at_most("a", 1.0 + 0.9e-9, 1.0).margin > 0 > at_most("a", 1.0 + 1.1e-9, 1.0).margin
+    assert equal("a", 0.0, 0.0, scale=0.0).margin > 0
+    assert equal("a", 0.0, 1e-200, scale=0.0).margin < 0
+
+
+def test_exceptions_of_a_claim_are_not_swallowed():
+    def broken(number):
+        raise RuntimeError("no such world")
+
+    with pytest.raises(RuntimeError, match="no such world"):
+        check(toy(broken), examples=5)
+
+
+def test_bad_arguments_are_named():
+    claim = toy(lambda number: VOID)
+    with pytest.raises(ValueError, match="check: expected examples >= 1, got examples=0"):
+        check(claim, examples=0)
+    with pytest.raises(ValueError, match="check: expected seed >= 0, got seed=-1"):
+        check(claim, seed=-1)
+    with pytest.raises(ValueError, match="T: expected n_samples >= 1 for a sampled claim"):
+        toy(lambda number, noise: VOID, kind="sampled")
+
+
+def test_find_claim_resolves_mutants_and_lists_the_known():
+    assert find_claim("A1") is next(claim for claim in CLAIMS if claim.key == "A1")
+    mutant = find_claim("A1/energies-not-variances")
+    assert (mutant.status, mutant.mutants) == ("refuted", ())
+    with pytest.raises(ValueError, match=r"A1/energies-not-variances, .*got name='A1/nope'"):
+        find_claim("A1/nope")
+
+
+FILE = """
+from hypothesis import strategies as st
+from theory.claims import Claim, Mutant, at_most
+
+def compare(n):
+    return (at_most("n", n, 10),)
+
+def mutant(n):
+    return (at_most("n", n, 9),)
+
+CLAIM = Claim(key="Z9", statement="n <= 10", source="new", proof="", status="proved", kind="exact",
+              paper_label="eq:z", strategy=lambda: st.integers(0, 10), compare=compare,
+              mutants=(Mutant("nine", "n <= 9", mutant),))
+"""
+
+
+def test_new_file_is_found_without_any_other_edit(tmp_path, monkeypatch):
+    import importlib
+
+    folder = tmp_path / "dropped_claims"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    (folder / "_helper.py").write_text("")
+    (folder / "z9.py").write_text(FILE)
+    monkeypatch.syspath_prepend(tmp_path)
+    package = importlib.import_module("dropped_claims")
+    (claim,) = all_claims(package)
+    assert check(claim, examples=50).passed
+    assert falsify(find_claim("Z9/nine", package), examples=50).instance == 10
+    (folder / "z10.py").write_text("")
+    importlib.invalidate_caches()
+    with pytest.raises(ValueError, match=r"a CLAIM in every file.*dropped_claims\.z10"):
+        all_claims(package)
+
+
+def test_descriptions_are_readable():
+    law = Independent(2, torch.tensor([0.25, 1e-7], dtype=torch.float64))
+    assert describe(law).startswith("Independent(n_features=2, firing_prob=[0.25, 1e-07], ")
+    dictionary = random_unit(40, 3, generator=stream(0, "d"))
+    assert describe(dictionary) == "Dictionary(vectors=tensor(40, 3))"
+    assert describe((1.0, None, "a")) == "[1, None, 'a']"
+
+
+def test_public_names_exist():
+    assert all(hasattr(claims, name) for name in claims.__all__)
+    assert Mutant("a", "b", lambda n: VOID).strategy is None

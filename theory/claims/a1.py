@@ -1,0 +1,187 @@
+"""A1: what an SAE that is too small throws away."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+from jaxtyping import Float
+from torch import Tensor
+
+from theory.claims._engine import Claim, Comparisons, Mutant, at_most, equal
+from theory.isotropic import isotropic_rows
+from theory.spectral import spectral_loss_bound
+from toymodels import ToyDistribution, ToyModel, orthonormal, stream
+from toymodels import strategies as tms
+
+N_COMPETITORS = 3
+
+
+@dataclass(frozen=True)
+class World:
+    """A law of codes in n_features orthonormal directions of R^(n_features + extra_dims)."""
+
+    distribution: ToyDistribution
+    extra_dims: int
+    n_latents: int
+    noise_std: float
+    seed: int
+
+    def model(self) -> ToyModel:
+        n = self.distribution.n_features
+        generator = stream(self.seed, "dictionary")
+        dictionary = orthonormal(n, n + self.extra_dims, generator=generator, dtype=torch.float64)
+        return ToyModel(self.distribution, dictionary, self.noise_std)
+
+    def noise_loss(self) -> float:
+        """Returns sigma^2 (d_in - n_latents), the noise no m latents can represent."""
+        d_in = self.distribution.n_features + self.extra_dims
+        return self.noise_std**2 * (d_in - self.n_latents)
+
+    def tail(self, values: Float[Tensor, " n"]) -> float:
+        """Returns the sum of all but the n_latents largest values, plus the noise loss."""
+        beyond = values.sort(descending=True).values[self.n_latents :]
+        return float(beyond.sum()) + self.noise_loss()
+
+    def variances(self) -> Float[Tensor, " n"]:
+        return self.distribution.code_covariance().diagonal()
+
+    def optimum(self) -> float:
+        """Returns the tail eigenvalue sum of Cov(a) plus the noise loss."""
+        return self.tail(torch.linalg.eigvalsh(self.distribution.code_covariance()))
+
+    def energy(self) -> float:
+        """Returns E|x|^2, the scale of every loss."""
+        d_in = self.distribution.n_features + self.extra_dims
+        return float(self.distribution.code_energies().sum()) + self.noise_std**2 * d_in
+
+
+@st.composite
+def worlds(draw: Any) -> World:
+    """Every distribution, any width up to the number of features."""
+    distribution = draw(tms.distributions())
+    return World(
+        distribution,
+        extra_dims=draw(st.integers(0, 3)),
+        n_latents=draw(st.integers(0, distribution.n_features)),
+        noise_std=draw(st.sampled_from([0.0, 0.1, 0.3])),
+        seed=draw(tms.seeds()),
+    )
+
+
+def affine_loss(
+    world: ToyModel, rows: Float[Tensor, "m d_in"], bias: Float[Tensor, " d_in"]
+) -> float:
+    """Returns E|x - x_hat|^2 of the best encoder, linear or not, for this affine decoder.
+
+    With P the projection on the span of the rows: tr((I-P) Cov x) + |(I-P)(E x - bias)|^2.
+    """
+    _, singular, right = torch.linalg.svd(rows, full_matrices=False)
+    basis = right[singular > 1e-10]
+    projection = torch.eye(rows.shape[1], dtype=rows.dtype) - basis.T @ basis
+    offset = projection @ (world.mean() - bias)
+    return float((projection * world.covariance()).sum() + offset @ offset)
+
+
+def compare(instance: World) -> Comparisons:
+    world, law = instance.model(), instance.distribution
+    vectors, scale, m = world.dictionary.vectors, instance.energy(), instance.n_latents
+    covariance, variances = law.code_covariance(), instance.variances()
+    optimum, discarded = instance.optimum(), instance.tail(variances)
+    kept = torch.linalg.eigh(covariance).eigenvectors.flip(1)[:, :m].T @ vectors
+    without_bias = spectral_loss_bound(world.second_moment(), m)
+    energies = law.code_energies()
+    largest = vectors[energies.argsort(descending=True)[:m]]
+    zero = torch.zeros_like(vectors[0])
+    results = [
+        equal("tail eigenvalues of Cov(x)", spectral_loss_bound(world.covariance(), m), optimum,
+              scale=scale),
+        equal("the code on the top eigenvectors of Cov(a)", affine_loss(world, kept, world.mean()),
+              optimum, scale=scale),
+        at_most("least loss, against discarding the smallest variances", optimum, discarded,
+                scale=scale),
+        at_most("least loss, against other decoders", optimum,
+                min(_competitors(instance, world, kept)), scale=scale),
+        at_most("least loss, against no bias", optimum, without_bias, scale=scale),
+        at_most("loss without bias, against the smallest energies", without_bias,
+                instance.tail(energies), scale=scale),
+        equal("the bias-free code that keeps the largest energies",
+              affine_loss(world, largest, zero), instance.tail(energies), scale=scale),
+    ]  # fmt: skip
+    correlation = (covariance - torch.diag(variances)).abs().max()
+    if bool(correlation <= 1e-12 * energies.max()):
+        order = variances.argsort(descending=True)
+        bias = law.mean_codes()[order[m:]] @ vectors[order[m:]]
+        loss = affine_loss(world, vectors[order[:m]], bias)
+        results.append(equal("keeping the largest variances", loss, discarded, scale=scale))
+        results.append(equal("least loss, uncorrelated codes", optimum, discarded, scale=scale))
+    return tuple(results)
+
+
+def _competitors(instance: World, world: ToyModel, best: Float[Tensor, "m d_in"]) -> list[float]:
+    """Returns losses of other affine decoders: random ones, and the best one perturbed."""
+    generator = stream(instance.seed, "competitors")
+    losses = []
+    for spread in (0.03, 0.3, 3.0):
+        for _ in range(N_COMPETITORS):
+            noise = isotropic_rows(
+                len(best) + 1, world.d_in, generator=generator, dtype=torch.float64
+            )
+            offset = spread * noise[0] * instance.energy() ** 0.5
+            losses.append(affine_loss(world, best + spread * noise[1:], world.mean()))
+            losses.append(affine_loss(world, best, world.mean() + offset))
+            losses.append(affine_loss(world, best + spread * noise[1:], 0 * offset))
+    return losses
+
+
+def energies_not_variances(instance: World) -> Comparisons:
+    bound = instance.tail(instance.distribution.code_energies())
+    label = "least loss, against the sum of the smallest energies"
+    return (equal(label, instance.optimum(), bound, scale=instance.energy()),)
+
+
+def correlated_codes(instance: World) -> Comparisons:
+    bound = instance.tail(instance.variances())
+    label = "least loss, against the sum of the smallest variances"
+    return (equal(label, instance.optimum(), bound, scale=instance.energy()),)
+
+
+def bias_is_worth_nothing(instance: World) -> Comparisons:
+    loss = spectral_loss_bound(instance.model().second_moment(), instance.n_latents)
+    label = "least loss without a bias, against that with one"
+    return (equal(label, loss, instance.optimum(), scale=instance.energy()),)
+
+
+CLAIM = Claim(
+    key="A1",
+    statement="A smaller SAE discards the least variance\n"
+    "For orthonormal features, any encoder and any affine decoder of m latents, the least "
+    "E|x - x_hat|^2 is the tail eigenvalue sum of Cov(a) beyond the m-th, plus "
+    "sigma^2 (d_in - m). For uncorrelated codes that is the sum of the smallest variances, "
+    "attained by keeping the m largest variances and putting the other means in the bias. "
+    "Without a bias the least loss lies between the sums of the smallest variances and energies.",
+    source="Ky Fan 1949 (textbook); hedging: Chanin et al. 2025, arXiv 2505.11756",
+    proof="x_hat lies in an m-dimensional affine space: loss >= tr((I-P) Cov x), Ky Fan",
+    status="proved",
+    kind="exact",
+    paper_label="eq:discard",
+    strategy=worlds,
+    compare=compare,
+    mutants=(
+        Mutant(
+            "energies-not-variances",
+            "With a decoder bias the least loss is the sum of the smallest energies",
+            energies_not_variances,
+        ),
+        Mutant(
+            "correlated-codes",
+            "The sum of the smallest variances is the least loss for correlated codes too",
+            correlated_codes,
+        ),
+        Mutant(
+            "bias-is-worth-nothing",
+            "The least loss is the same with and without a decoder bias",
+            bias_is_worth_nothing,
+        ),
+    ),
+)
