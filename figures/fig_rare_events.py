@@ -1,9 +1,9 @@
 """Rare things are cheap to discard only for a meta-SAE that is weighted by the data.
 
-An idealised SAE has the true features as latents: n orthonormal rows. A meta-SAE of width m < n on
-these rows explains at most m/n of them unweighted, however rare the features are; weighted by firing
-frequency or energy, and likewise a smaller SAE on the data, it may throw rare features away and
-explains nearly all. A rare *property* idealised as a row of its own {carrier, property} is as
+An idealised SAE has the true features as latents: n orthonormal rows. A meta-SAE of width m < n
+on these rows explains at most m/n of them unweighted, however rare the features are; weighted by
+firing frequency or energy, and likewise a smaller SAE on the data, it may throw rare features away
+and explains nearly all. A rare *property* idealised as a row of its own {carrier, property} is as
 incompressible as the rest; idealised as a variant of its carrier {carrier, carrier + property} even
 the unweighted meta-SAE discards it, at the price of eps^2 / (1 + eps^2) of a row at most. A decoder
 bias adds one direction. Markers: trained SAEs, mean and range over worlds (a fresh dictionary,
@@ -49,7 +49,7 @@ class Config:
     n_latents: int = 8
     d_in: int = 24
     k: int = 4
-    n_steps: int = 300
+    n_steps: int = 240
     zipf: tuple[float, ...] = (0.0, 1.0, 2.0)
     regime: tuple[float, ...] = (0.5, 0.1, 0.01)
     property: tuple[float, ...] = (0.5, 0.1, 0.01)
@@ -58,7 +58,7 @@ class Config:
 
 
 CONFIGS = {
-    "smoke": Config(2, n_steps=150, zipf=(2.0,), regime=(0.01,), property=(0.01,), variant=(0.2,)),
+    "smoke": Config(2, n_steps=80, zipf=(2.0,), regime=(0.01,), property=(0.01,), variant=(0.2,)),
     "quick": Config(3),
     "paper": Config(
         8,

@@ -22,6 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LEDGER = ROOT / "paper" / "generated" / "ledger.json"
 MAKE_LEDGER = "python -m paper.generate --check"
+UNDEFINED = r"\textcolor{red}{??}"
 ESCAPES = {char: f"\\{char}" for char in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -172,7 +173,7 @@ def number_lines(figure: str, record: Mapping, where: str) -> str:
     if not margins:
         raise ValueError(f"paper: expected margins in {where}, got none: nothing was asserted")
     worst = min(margins, key=margins.get)
-    smallest = format_number(margins[worst]) or result_undefined
+    smallest = format_number(margins[worst]) or UNDEFINED
     arguments = [figure, escape(record["preset"]), str(len(margins)), smallest]
     arguments += [escape(worst), escape(str(record["config_hash"])[:8])]
     lines = ["\\figurerun" + "".join(f"{{{argument}}}" for argument in arguments)]
@@ -181,9 +182,6 @@ def number_lines(figure: str, record: Mapping, where: str) -> str:
         if text:
             lines.append(f"\\resultvalue{{{figure}}}{{{_name(name)}}}{{{text}}}")
     return "\n".join(lines) + "\n"
-
-
-result_undefined = r"\textcolor{red}{??}"
 
 
 def format_number(value: float | None, digits: int = 3) -> str:

@@ -29,7 +29,7 @@ def save(sae: SAE, path: str | Path) -> None:
     """
     path = Path(path)
     check(
-        not path.exists() or (path / _SETTINGS).is_file(),
+        not path.exists() or _is_saved(path),
         "save",
         "a new path or the folder of a saved SAE",
         "choose another path or remove what is there",
@@ -52,6 +52,10 @@ def save(sae: SAE, path: str | Path) -> None:
         if path.exists():
             os.rename(path, replaced)
         os.rename(scratch, path)
+    except BaseException:
+        if replaced.exists() and not path.exists():
+            os.rename(replaced, path)
+        raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
@@ -72,6 +76,9 @@ def load(path: str | Path) -> SAE:
         described = json.loads((path / _SETTINGS).read_text())
         name, settings = described["architecture"], described["settings"]
         dtype, sha256 = getattr(torch, described["dtype"]), described["weights_sha256"]
+        if not isinstance(dtype, torch.dtype):
+            raise TypeError(f"dtype {described['dtype']!r}")
+        settings = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"load: expected a {_SETTINGS} written by save, got {error!r} in {path}"
@@ -81,7 +88,6 @@ def load(path: str | Path) -> SAE:
     check(found == sha256, "load", f"weights of SHA-256 {sha256[:12]}...", todo, sha256=found[:12])
     known: dict[str, Any] = {cls.__name__: cls for cls in all_saes()}
     check(name in known, "load", f"one of the architectures {sorted(known)}", architecture=name)
-    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
     try:
         weights = safetensors.torch.load(data)
         sae = known[name](**settings, generator=torch.Generator()).to(dtype)
@@ -89,3 +95,13 @@ def load(path: str | Path) -> SAE:
     except (SafetensorError, TypeError, RuntimeError) as error:
         raise ValueError(f"load: expected weights that fit {settings}, got {error}") from error
     return sae
+
+
+def _is_saved(path: Path) -> bool:
+    """Whether `path` is a folder as `save` writes it, with nothing else in it."""
+    if not path.is_dir() or {p.name for p in path.iterdir()} != {_SETTINGS, _WEIGHTS}:
+        return False
+    try:
+        return "weights_sha256" in json.loads((path / _SETTINGS).read_text())
+    except (ValueError, TypeError, OSError):
+        return False

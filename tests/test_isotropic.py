@@ -152,13 +152,13 @@ def test_composition_p_value_survives_underflow():
     """Beta(50, 950) tails below 1e-308 times C(10^5, 100), e^788: small, but not 0."""
     d, m, k, a, b = 2000, 10**5, 100, 50, 950
     log_count = gammaln(m + 1) - gammaln(k + 1) - gammaln(m - k + 1)
-    t = torch.linspace(0.58, 0.7, 13, dtype=torch.float64)
+    t = torch.linspace(0.62, 0.7, 9, dtype=torch.float64)
     assert betaincc(a, b, t.numpy()).max() == 0
     lower = log_count + (a - 1) * t.log() + b * torch.log1p(-t) - math.log(b) - betaln(a, b)
     found = composition_p_value(t, d, m, k)
     assert (found >= lower.exp().clamp(max=1)).all()
     assert (found.diff() <= 0).all()
-    assert lower[0] > math.log(1e-30)
+    assert lower[0] > 0 > lower[-1]
 
 
 def test_isotropic_rows_are_unit_and_uniform():

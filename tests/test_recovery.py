@@ -80,7 +80,7 @@ def assert_invariant(score, dictionary, W_dec, extra, seed):
     generator = stream(seed, "transform")
     base, n_latents, d_in = score(dictionary, W_dec), *W_dec.shape
     shuffled = W_dec[torch.randperm(n_latents, generator=generator)]
-    scales = torch.rand(n_latents, 1, generator=generator, dtype=torch.float64) * 9 + 0.1
+    scales = 10 ** (torch.rand(n_latents, 1, generator=generator, dtype=torch.float64) * 12 - 6)
     gaussian = torch.randn(d_in, d_in, generator=generator, dtype=torch.float64)
     rotation = torch.linalg.qr(gaussian).Q
     assert abs(score(dictionary, shuffled) - base) < 1e-9

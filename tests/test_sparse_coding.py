@@ -97,6 +97,23 @@ def test_best_support_equals_naive_search(sizes, data):
         assert abs(values[tuple(found.support[i].tolist())] - found.r_squared[i].item()) < 1e-9
 
 
+def test_best_support_among_more_supports_than_one_block():
+    """C(14, 3) = 364 supports are searched in two blocks; the planted ones lie in either."""
+    _, atoms = _random(1, 14, 6, 0)
+    planted = torch.tensor([[0, 1, 2], [3, 7, 9], [11, 12, 13]])
+    found = best_support(atoms[planted].sum(1), atoms, 3)
+    assert found.support.tolist() == planted.tolist()
+    assert found.r_squared.min() > 1 - 1e-12
+
+
+def test_duplicate_atoms_span_one_direction():
+    """Three copies of e_1 explain a third of (1, 1, 1), whatever k."""
+    atoms, target = torch.eye(3)[[0, 0, 0]], torch.ones(1, 3)
+    for k in (1, 2, 3):
+        assert best_support(target, atoms, k).r_squared.item() == pytest.approx(1 / 3, abs=1e-6)
+        assert (omp(target, atoms, k) != 0).sum() == 1
+
+
 def test_planted_codes_are_recovered():
     """[I, H/8] in 64 dimensions has coherence 1/8 < 1/(2k - 1) for k = 4, where omp is exact."""
     hadamard = torch.ones(1, 1, dtype=torch.float64)

@@ -109,14 +109,14 @@ def samples_are_independent(dist: ToyDistribution, generator: torch.Generator) -
 def moments_are_exact(dist: ToyDistribution, generator: torch.Generator) -> None:
     """Mean, energy and code moment pass Bernstein's bound with bounded magnitudes.
 
-    The i-th magnitude of the law is replaced by one uniform on [i + 1/2, i + 3/2], so that a
+    The i-th magnitude of the law, from 0, is replaced by one uniform on [i, i + 1], so that a
     magnitude attached to the wrong feature is caught too. a_i a_j lies in [0, R], hence its
     variance is at most R E[a_i a_j], which is declared.
     """
     fields = len(_magnitude_fields(dist))
-    bounded = with_magnitudes(dist, [Uniform(i + 0.5, i + 1.5) for i in range(fields)])
+    bounded = with_magnitudes(dist, [Uniform(float(i), i + 1.0) for i in range(fields)])
     a = bounded.sample(N_SAMPLES, generator=generator).dense().to(torch.float64)
-    top = fields + 0.5
+    top = float(fields)
     log_term = np.log(2 * (dist.n_features + 1) ** 2 / ALPHA)
     _assert_bernstein(a.mean(0), bounded.mean_codes(), top, log_term)
     _assert_bernstein(a.T @ a / N_SAMPLES, bounded.code_moment(), top**2, log_term)

@@ -1,0 +1,148 @@
+"""Saved SAEs: exact, verified on reading, written whole or not at all."""
+
+import json
+import os
+
+import pytest
+import torch
+
+from sae import ReLU, TopK, load, save
+from toymodels import stream
+
+
+@pytest.fixture
+def sae():
+    return TopK(3, 7, 2, aux_coefficient=0.125, bias=False, generator=stream(0, "init"))
+
+
+def contents(folder):
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+def test_a_saved_sae_is_its_settings_and_its_bits(sae, tmp_path):
+    with torch.no_grad():
+        sae.W_enc[0, 0] = -0.0  # equal to 0.0, but not the same bits
+        sae.b_enc[0] = 1e-42  # subnormal
+    save(sae, tmp_path / "a/b/sae")
+    assert sorted(contents(tmp_path / "a/b/sae")) == ["cfg.json", "sae_weights.safetensors"]
+    loaded = load(str(tmp_path / "a/b/sae"))
+    assert type(loaded) is TopK
+    wanted = {"d_in": 3, "n_latents": 7, "k": 2, "aux_coefficient": 0.125, "bias": False}
+    assert loaded.settings() == wanted
+    for name, value in sae.state_dict().items():
+        bits = loaded.state_dict()[name].view(torch.int32)
+        assert torch.equal(bits, value.view(torch.int32)), name
+    assert not loaded.b_dec.requires_grad
+
+
+def test_saving_again_replaces_and_leaves_no_scratch(sae, tmp_path):
+    save(sae, tmp_path / "sae")
+    save(ReLU(2, 5, 0.5, generator=stream(1, "init")), tmp_path / "sae")
+    assert type(load(tmp_path / "sae")) is ReLU
+    assert [p.name for p in tmp_path.iterdir()] == ["sae"]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "one bit", "empty", "another SAE's"])
+def test_damaged_weights_are_refused(sae, tmp_path, damage):
+    save(sae, tmp_path / "sae")
+    weights = tmp_path / "sae/sae_weights.safetensors"
+    data = bytearray(weights.read_bytes())
+    if damage == "truncated":
+        data = data[:-1]
+    elif damage == "one bit":
+        data[-1] ^= 1
+    elif damage == "empty":
+        data = bytearray()
+    else:
+        save(TopK(3, 7, 2, generator=stream(1, "init")), tmp_path / "other")
+        data = bytearray((tmp_path / "other/sae_weights.safetensors").read_bytes())
+    weights.write_bytes(data)
+    with pytest.raises(
+        ValueError, match=r"load: expected weights of SHA-256 .*truncated or changed"
+    ):
+        load(tmp_path / "sae")
+
+
+@pytest.mark.parametrize("missing", ["cfg.json", "sae_weights.safetensors", "everything"])
+def test_missing_files_are_named(sae, tmp_path, missing):
+    if missing != "everything":
+        save(sae, tmp_path / "sae")
+        (tmp_path / "sae" / missing).unlink()
+    with pytest.raises(ValueError, match=r"folder with cfg\.json and sae_weights.*path='.*sae'"):
+        load(tmp_path / "sae")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"architecture": "Perceptron"}, r"one of the architectures .*'TopK'.*got.*'Perceptron'"),
+        ({"settings": {"d_in": 3, "n_latents": 7}}, "weights that fit"),
+        ({"settings": {"d_in": 3, "n_latents": 8, "k": 2}}, "weights that fit"),
+        ({"settings": {"d_in": 3, "n_latents": 7, "k": 9}}, r"1 <= k <= 7 \(n_latents\), got k=9"),
+        ({"settings": [3, 7, 2]}, r"cfg\.json written by save"),
+        ({"dtype": "float33"}, r"cfg\.json written by save"),
+        ({"dtype": 3}, r"cfg\.json written by save"),
+        ({"dtype": "load"}, r"cfg\.json written by save"),
+    ],
+)
+def test_foreign_settings_are_refused(sae, tmp_path, change, message):
+    save(sae, tmp_path / "sae")
+    settings = tmp_path / "sae/cfg.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | change))
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path / "sae")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "{}", '{"architecture": "TopK"}'])
+def test_settings_that_are_not_ours_are_refused(sae, tmp_path, text):
+    save(sae, tmp_path / "sae")
+    (tmp_path / "sae/cfg.json").write_text(text)
+    with pytest.raises(ValueError, match=r"load: expected a cfg\.json written by save, got"):
+        load(tmp_path / "sae")
+
+
+@pytest.mark.parametrize(
+    "there",
+    [
+        {"notes.txt": b"mine"},
+        {"cfg.json": b"{}"},  # somebody else's cfg.json
+        {"cfg.json": b"{}", "sae_weights.safetensors": b"", "run/log.txt": b"mine"},
+    ],
+)
+def test_a_folder_that_is_not_a_saved_sae_is_left_alone(sae, tmp_path, there):
+    target = tmp_path / "sae"
+    for name, data in there.items():
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        (target / name).write_bytes(data)
+    with pytest.raises(ValueError, match=r"save: expected a new path .*choose another path"):
+        save(sae, target)
+    assert {str(p.relative_to(target)) for p in target.rglob("*") if p.is_file()} == set(there)
+    assert all((target / name).read_bytes() == data for name, data in there.items())
+
+
+def test_a_file_in_the_way_is_left_alone(sae, tmp_path):
+    (tmp_path / "sae").write_text("mine")
+    with pytest.raises(ValueError, match="choose another path"):
+        save(sae, tmp_path / "sae")
+    assert (tmp_path / "sae").read_text() == "mine"
+
+
+@pytest.mark.parametrize("failure", [OSError("no space"), KeyboardInterrupt()])
+@pytest.mark.parametrize("at_rename", [1, 2])
+def test_a_failure_midway_leaves_the_old_sae(sae, tmp_path, monkeypatch, failure, at_rename):
+    save(sae, tmp_path / "sae")
+    before = contents(tmp_path / "sae")
+    original, calls = os.rename, []
+
+    def rename(source, target):
+        calls.append((source, target))
+        if len(calls) == at_rename:
+            raise failure
+        original(source, target)
+
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(type(failure)):
+        save(ReLU(2, 5, 0.5, generator=stream(1, "init")), tmp_path / "sae")
+    monkeypatch.undo()
+    assert contents(tmp_path / "sae") == before
+    assert [p.name for p in tmp_path.iterdir()] == ["sae"]
