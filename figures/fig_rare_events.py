@@ -225,10 +225,10 @@ def compute(cfg: Config) -> dict[str, np.ndarray]:
         data[f"{kind}_meta_by_world"] = np.array(scores).reshape(shape)
         data[f"{kind}_meta_bound"] = np.stack([meta_bound(kind, x, cfg) for x in knobs])
         grid = np.linspace(min(knobs), max(knobs), 41)
-        if kind in ("regime", "property") and len(knobs) > 1:
+        if kind in ("regime", "property"):
             grid = np.geomspace(min(knobs), max(knobs), 41)
         data[f"{kind}_grid"] = grid
-        data[f"{kind}_meta_curve"] = np.stack([meta_bound(kind, x, cfg) for x in grid])
+        data[f"{kind}_meta_curve"] = np.stack([meta_bound(kind, x, cfg) for x in grid.tolist()])
         if kind == "variant":  # the data of such a world are those of "property"
             continue
         cells = [(w, x, b) for w in worlds for x in knobs for b in BIASES]
@@ -238,7 +238,7 @@ def compute(cfg: Config) -> dict[str, np.ndarray]:
         for name in ("explained", "bound"):
             values = np.array([float(r[name]) for r in results]).reshape(shape)
             data[f"{kind}_data_{name}_by_world"] = values
-        data[f"{kind}_data_curve"] = np.stack([data_bound(kind, x, cfg) for x in grid])
+        data[f"{kind}_data_curve"] = np.stack([data_bound(kind, x, cfg) for x in grid.tolist()])
     last = [data[f"{kind}_meta_by_world"][:, -1].mean(0) for kind in KINDS]
     orthonormal_kinds = np.stack(last[:3])
     data["unweighted_rarest"] = orthonormal_kinds[:, 0, 0].max()
@@ -294,8 +294,8 @@ LABELS = {
     "data": "smaller SAE on the data",
 }
 TITLES = {
-    "zipf": "Zipf law",
-    "regime": "rare regime",
+    "zipf": "Zipf law\n",
+    "regime": "rare regime\n",
     "property": "rare property:\nrows {carrier, property}",
     "variant": "rare property: rows\n{carrier, carrier + ε property}",
 }
@@ -308,22 +308,24 @@ KNOBS = {
 
 
 def plot(data: dict[str, np.ndarray]) -> Figure:
-    fig, axes = plt.subplots(2, 4, figsize=(11, 5.4), sharey=True, sharex="col")
+    fig, axes = plt.subplots(2, 4, figsize=(11, 5.4), sharey="row", sharex="col")
     for column, kind in enumerate(KINDS):
         for row, bias in enumerate(BIASES):
             ax = axes[row, column]
             _draw(ax, data, kind, row)
             share = float(data["width_share_bias" if bias else "width_share"])
-            ax.set_ylim(0.4, 1.03)
-            if column == 0:
-                ax.set_ylabel(("with" if bias else "without") + " decoder bias\nshare explained")
+            ax.set_ylim(share - 0.12, 1.03)
+            if kind != "variant":
                 ax.annotate(
-                    "(m + 1)/n" if bias else "m/n",
-                    (0.02, share - 0.015),
+                    ("(m + 1)/n" if bias else "m/n") + ", however rare",
+                    (0.97, share - 0.02),
                     xycoords=("axes fraction", "data"),
+                    ha="right",
                     va="top",
                     fontsize="small",
                 )
+            if column == 0:
+                ax.set_ylabel(("with" if bias else "without") + " decoder bias\nshare explained")
             if row == 0:
                 ax.set_title(TITLES[kind])
             else:
@@ -359,5 +361,5 @@ def _draw(ax: plt.Axes, data: dict[str, np.ndarray], kind: str, bias: int) -> No
         )
     if kind in ("regime", "property"):
         ax.set_xscale("log")
-    if kind != "zipf" and ax.get_subplotspec().is_first_row():
+    if kind != "zipf" and not ax.xaxis_inverted():
         ax.invert_xaxis()

@@ -18,7 +18,8 @@ class TrainConfig:
         decay: fraction of the steps, at the end, over which it falls linearly to 0.
         max_grad_norm: each member's gradient is scaled down to this norm if it is longer.
         dead_after: samples without firing after which a latent counts as dead.
-        n_records: how many times the history is recorded, evenly spaced, first and last included.
+        n_records: how many times the history is recorded, >= 2, evenly spaced, first and last step
+            included; at most n_steps.
     """
 
     n_steps: int
@@ -42,6 +43,7 @@ class TrainConfig:
                 f"an integer {name} >= 1",
                 **{name: value},
             )
+        check(self.n_records >= 2, where, "n_records >= 2 (first, last)", n_records=self.n_records)
         rates = self.lr if isinstance(self.lr, tuple) else (self.lr,)
         ok = len(rates) > 0 and all(0 < rate < float("inf") for rate in rates)
         check(ok, where, "finite learning rates > 0", lr=self.lr)

@@ -35,7 +35,8 @@ class History:
         terms: the loss terms by name, [n_members, n_records]; NaN where a member has no such term.
         fvu: [n_members, n_records], sum |x - x_hat|^2 / sum |x - mean|^2; 0 is perfect.
         l0: [n_members, n_records], mean number of active latents per sample.
-        dead: [n_members, n_records], fraction of latents that count as dead.
+        dead: [n_members, n_records], fraction of latents that count as dead, the recorded batch
+            included.
     """
 
     samples: Int[Tensor, " n_records"]

@@ -22,3 +22,9 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def pytest_configure(config):
+    # The shape checks look at a random entry of each tuple[float, ...], which Hypothesis takes for
+    # a strategy that draws from `random`. Ours do not: test_architecture_rules.py reads the source.
+    config.addinivalue_line("filterwarnings", "ignore:Do not use the .random. module inside")

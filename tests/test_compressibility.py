@@ -104,7 +104,7 @@ def test_copy_baseline_values():
     """Orthonormal: exactly m/n. Duplicates: m distinct rows explain all. Composites: coded."""
     eye = torch.eye(8, dtype=torch.float64)
     assert copy_baseline(eye, 3, 2) == pytest.approx(3 / 8, abs=1e-12)
-    assert copy_baseline(eye.repeat(2, 1), 8, 1) == pytest.approx(1, abs=1e-12)
+    assert copy_baseline(eye.repeat_interleave(2, 0), 8, 1) == pytest.approx(1, abs=1e-12)
     composed = torch.cat([2 * eye, eye[:4] + eye[4:], eye[:4] - eye[4:]])
     assert copy_baseline(composed, 8, 2, nonnegative=False) == pytest.approx(1, abs=1e-12)
     assert copy_baseline(composed, 8, 2) == pytest.approx(1 - 4 / 48, abs=1e-12)

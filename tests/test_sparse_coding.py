@@ -160,6 +160,15 @@ def test_nonnegative_refit_reaches_the_nnls_optimum():
     assert ((targets - clipped @ atoms).norm(dim=1) > optima + 0.1).any()
 
 
+@pytest.mark.parametrize(("m", "d"), [(12, 6), (30, 12)])
+def test_more_atoms_never_explain_less(m, d):
+    """The walk to the boundary makes each non-negative step an improvement, removals included."""
+    targets, atoms = _random(500, m, d, 0)
+    codes = [omp(targets, atoms, k, nonnegative=True) for k in range(1, 13)]
+    explained = torch.stack([r_squared(targets, c @ atoms) for c in codes])
+    assert explained.diff(dim=0).min() > -1e-12
+
+
 def test_nearly_equal_atoms_stay_accurate():
     """Atoms at angle 1e-4: a Gram matrix of condition 1e8, solved to 1e-10 after refinement."""
     atoms = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1e-4, 0.0]], dtype=torch.float64)

@@ -564,7 +564,7 @@ class WrongDouble(Double):
 
 FEW_EXAMPLES = """
 from hypothesis import settings
-settings.register_profile("few", max_examples=5, derandomize=True, deadline=None)
+settings.register_profile("few", max_examples=3, derandomize=True, deadline=None)
 settings.load_profile("few")
 """
 

@@ -149,7 +149,9 @@ def _refit(
         if not nonnegative or not bool(blocked.any()):
             return solution, active
         # Walk from the feasible coefs towards the solution until the first one reaches 0.
-        steps = torch.where(negative, coefs / (coefs - solution), math.inf)
+        # Each round removes a slot of every blocked row (0/0 counts as 0), so this ends.
+        coefs = coefs.clamp(min=0)
+        steps = torch.where(negative, coefs / (coefs - solution).clamp(min=1e-300), math.inf)
         length = steps.min(1, keepdim=True).values.clamp(max=1)
         coefs = torch.where(active, coefs + length * (solution - coefs), 0.0)
         active = active & ~(negative & (steps <= length))

@@ -84,7 +84,8 @@ class ToyModel:
         mean = self.distribution.mean_codes() @ vectors
         second = vectors.T @ self.distribution.code_moment_matvec(vectors)
         noise = self.noise_std**2 * torch.eye(self.d_in, dtype=torch.float64)
-        return second - torch.outer(mean, mean) + noise
+        covariance = second - torch.outer(mean, mean) + noise
+        return (covariance + covariance.T) / 2  # exactly symmetric, whatever the rounding
 
     def second_moment(self) -> Float[Tensor, "d_in d_in"]:
         """Returns E[x x^T] = Cov(x) + E[x] E[x]^T, float64. Exact where `covariance` is."""

@@ -7,22 +7,24 @@
 A new claim is one file here that defines CLAIM = Claim(...); see a1.py.
 """
 
-from theory.claims._engine import (
+from theory.claims._claim import (
     ALPHA,
     TOLERANCE,
     VOID,
-    CheckResult,
     Claim,
     Comparison,
     Comparisons,
-    Counterexample,
     Mutant,
     Noise,
-    all_claims,
     at_most,
+    equal,
+)
+from theory.claims._engine import (
+    CheckResult,
+    Counterexample,
+    all_claims,
     check,
     describe,
-    equal,
     falsify,
     find_claim,
 )

@@ -1,4 +1,4 @@
-"""The search for counterexamples: claims, mutants, and what an attack on them found."""
+"""The search for counterexamples, and what an attack on a claim found."""
 
 import contextlib
 import importlib
@@ -7,146 +7,19 @@ import pkgutil
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
 import hypothesis
-import torch
 from hypothesis import HealthCheck, Phase, Verbosity
-from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 
 from theory import checks
-from toymodels import stream
+from theory.claims._claim import Claim, Comparisons, Noise, least
 
-TOLERANCE = 1e-9  # rounding of float64 arithmetic at toy sizes, relative to a comparison's scale
-ALPHA = 1e-10  # false-alarm probability of one sampled comparison
 RETEST_FACTOR = 10  # a sampled candidate must fail again on this many times the samples
-_LEAST_SCALE = 1e-290  # below it products of subnormal numbers lose their relative precision
 _MAX_PRINTED = 36  # entries of a tensor that a counterexample still prints
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One inequality or equality of a claim, evaluated: `measured` `relation` `expected`.
-
-    margin: dimensionless; >= 0 where it holds, NaN (a failure) where it could not be computed.
-    """
-
-    label: str
-    measured: float
-    relation: Literal["<=", "="]
-    expected: float
-    margin: float
-
-
-Comparisons = tuple[Comparison, ...]
-VOID: Comparisons = ()  # what `compare` returns where the claim's bound says nothing
-
-
-def at_most(
-    label: str, measured: float, bound: float, *, scale: float = 1.0, radius: float | None = None
-) -> Comparison:
-    """Returns measured <= bound, with margin (bound - measured + slack) / scale.
-
-    slack: `radius`, a confidence radius at level ALPHA, or TOLERANCE * scale for exact numbers.
-    A smaller scale than 1e-290 (a world of zeros or subnormal numbers) counts as 1e-290.
-    """
-    scale = max(scale, _LEAST_SCALE)
-    slack = TOLERANCE if radius is None else radius / scale
-    return Comparison(label, measured, "<=", bound, (bound - measured) / scale + slack)
-
-
-def equal(label: str, measured: float, expected: float, *, scale: float = 1.0) -> Comparison:
-    """Returns measured = expected, with margin TOLERANCE - |measured - expected| / scale."""
-    gap = abs(measured - expected) / max(scale, _LEAST_SCALE)
-    return Comparison(label, measured, "=", expected, TOLERANCE - gap)
-
-
-@dataclass(frozen=True)
-class Noise:
-    """The randomness of one evaluation of a sampled claim: a stream's name and a sample size."""
-
-    name: str
-    n_samples: int
-
-    def generator(self, seed: int) -> torch.Generator:
-        """Returns the generator of this noise in world `seed`."""
-        return stream(seed, self.name)
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """A false variant of a claim, which the same search must refute.
-
-    name: joined to the claim's key by a slash.   falsehood: what it wrongly says.
-    compare: as the claim's.   strategy: of its own instances; None is the claim's.
-    """
-
-    name: str
-    falsehood: str
-    compare: Callable[..., Comparisons]
-    strategy: Callable[[], SearchStrategy] | None = None
-
-
-@dataclass(frozen=True)
-class Claim:
-    """An executable proposition.
-
-    key: e.g. "A1".   statement: what it says; the first line is its title.
-    source: who stated it, "new" where we saw it nowhere.   proof: the argument in a few words.
-    status: a "refuted" claim is kept because it is false: its check passes if it is refuted.
-    kind: "exact" compares closed forms in float64, `compare(instance)`; "sampled" draws noise,
-        `compare(instance, noise)`, and adds a confidence radius at level ALPHA.
-    paper_label: the equation it makes executable.
-    strategy: returns a Hypothesis strategy of instances (small frozen dataclasses).
-    compare: evaluates every inequality of the claim on an instance; VOID where it says nothing.
-        The labels of one evaluation are distinct.
-    mutants: false variants.   n_samples: samples per evaluation, for sampled claims.
-    """
-
-    key: str
-    statement: str
-    source: str
-    proof: str
-    status: Literal["proved", "conjecture", "refuted"]
-    kind: Literal["exact", "sampled"]
-    paper_label: str
-    strategy: Callable[[], SearchStrategy]
-    compare: Callable[..., Comparisons]
-    mutants: tuple[Mutant, ...] = ()
-    n_samples: int = 0
-
-    def __post_init__(self) -> None:
-        draws = self.kind == "sampled"
-        rule = "n_samples >= 1 for a sampled claim, 0 for an exact one"
-        checks.check(draws == (self.n_samples > 0), self.key, rule, n_samples=self.n_samples)
-
-    def comparisons(self, instance: Any, noise: Noise | None = None) -> Comparisons:
-        """Returns every comparison on this instance; () where the bound is void.
-
-        noise: of a sampled claim; None is the noise that the search uses.
-        """
-        if self.kind == "exact":
-            return self.compare(instance)
-        return self.compare(instance, noise or Noise("search", self.n_samples))
-
-    def margin(self, instance: Any, noise: Noise | None = None) -> float:
-        """Returns the least margin: dimensionless, >= 0 where the claim holds, inf where void."""
-        return _least(self.comparisons(instance, noise))
-
-    def variant(self, mutant: Mutant) -> "Claim":
-        """Returns the mutant as a claim of its own, "KEY/name", with status "refuted"."""
-        return replace(
-            self,
-            key=f"{self.key}/{mutant.name}",
-            statement=mutant.falsehood,
-            status="refuted",
-            strategy=mutant.strategy or self.strategy,
-            compare=mutant.compare,
-            mutants=(),
-        )
 
 
 @dataclass(frozen=True)
@@ -230,7 +103,7 @@ def check(
     def attempt(instance: Any) -> None:
         nonlocal found, n_examples, n_void, worst
         comparisons = _evaluate(claim, instance)
-        margin = _least(comparisons)
+        margin = least(comparisons)
         if found is None:
             n_examples += 1
             n_void += not comparisons
@@ -311,12 +184,7 @@ class _Violated(Exception):
 
 def _evaluate(claim: Claim, instance: Any) -> Comparisons:
     comparisons = claim.comparisons(instance)
-    if claim.kind == "sampled" and not _least(comparisons) >= 0:
+    if claim.kind == "sampled" and not least(comparisons) >= 0:
         retest = Noise("retest", RETEST_FACTOR * claim.n_samples)
         comparisons = claim.comparisons(instance, retest)
     return comparisons
-
-
-def _least(comparisons: Comparisons) -> float:
-    margins = [c.margin for c in comparisons]
-    return math.nan if any(map(math.isnan, margins)) else min(margins, default=math.inf)

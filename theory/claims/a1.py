@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from jaxtyping import Float
 from torch import Tensor
 
-from theory.claims._engine import Claim, Comparisons, Mutant, at_most, equal
+from theory.claims._claim import Claim, Comparisons, Mutant, at_most, equal
 from theory.isotropic import isotropic_rows
 from theory.spectral import spectral_loss_bound
 from toymodels import ToyDistribution, ToyModel, orthonormal, stream

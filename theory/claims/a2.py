@@ -2,7 +2,7 @@
 
 import torch
 
-from theory.claims._engine import VOID, Claim, Comparisons, Mutant, at_most, equal
+from theory.claims._claim import VOID, Claim, Comparisons, Mutant, at_most, equal
 from theory.claims._meta import (
     MetaProblem,
     fitted_fve,

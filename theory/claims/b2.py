@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 
-from theory.claims._engine import ALPHA, VOID, Claim, Comparisons, Mutant, Noise, at_most
+from theory.claims._claim import ALPHA, VOID, Claim, Comparisons, Mutant, Noise, at_most
 from theory.isotropic import isotropic_fve_bound, isotropic_fve_floor, isotropic_rows
 from theory.sparse_coding import best_support
 from theory.statistics import hoeffding_radius

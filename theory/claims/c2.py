@@ -11,7 +11,7 @@ from jaxtyping import Float
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from theory.claims._engine import ALPHA, Claim, Comparisons, Mutant, Noise, at_most, equal
+from theory.claims._claim import ALPHA, Claim, Comparisons, Mutant, Noise, at_most, equal
 from theory.isotropic import expected_best_cosine_bound, isotropic_rows
 from theory.recovery import recovery, recovery_chance_bound, recovery_radius
 from theory.statistics import mcdiarmid_radius
