@@ -105,6 +105,10 @@ def test_copy_baseline_values():
     eye = torch.eye(8, dtype=torch.float64)
     assert copy_baseline(eye, 3, 2) == pytest.approx(3 / 8, abs=1e-12)
     assert copy_baseline(eye.repeat_interleave(2, 0), 8, 1) == pytest.approx(1, abs=1e-12)
+    # One-sparse codes: the heavy mixture is worth a copy although it lies in the others' span.
+    mixed = torch.cat([eye[:2], eye[:1] / 2**0.5 + eye[1:2] / 2**0.5, eye[2:3]])
+    weights = torch.tensor([1, 1, 0.9, 0.1]).double()
+    assert copy_baseline(mixed, 3, 1, weights=weights) == pytest.approx(1 - 0.1 / 3)
     composed = torch.cat([2 * eye, eye[:4] + eye[4:], eye[:4] - eye[4:]])
     assert copy_baseline(composed, 8, 2, nonnegative=False) == pytest.approx(1, abs=1e-12)
     assert copy_baseline(composed, 8, 2) == pytest.approx(1 - 4 / 48, abs=1e-12)
