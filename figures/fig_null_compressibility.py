@@ -114,7 +114,7 @@ def meta_run(run: Run) -> dict[str, np.ndarray]:
 
 
 def compute(cfg: Config) -> dict[str, np.ndarray]:
-    middle = cfg.ds[len(cfg.ds) // 2] if len(cfg.ds) > 2 else cfg.ds[-1]
+    middle = cfg.ds[len(cfg.ds) // 2]
     settings = {
         "d": [(d, WIDTH, K) for d in cfg.ds],
         "k": [(middle, WIDTH, k) for k in cfg.ks],

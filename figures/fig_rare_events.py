@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -335,7 +336,7 @@ def plot(data: dict[str, np.ndarray]) -> Figure:
     return fig
 
 
-def _draw(ax: plt.Axes, data: dict[str, np.ndarray], kind: str, bias: int) -> None:
+def _draw(ax: Axes, data: dict[str, np.ndarray], kind: str, bias: int) -> None:
     knob, grid = data[f"{kind}_knob"], data[f"{kind}_grid"]
     series = [
         (name, data[f"{kind}_meta_by_world"][:, :, i, bias], data[f"{kind}_meta_curve"][:, i, bias])

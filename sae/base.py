@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from sae.checks import check
+from sae.checks import check, check_size
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,9 +67,7 @@ class SAE(nn.Module, ABC):
         self, d_in: int, n_latents: int, *, bias: bool = True, generator: torch.Generator
     ) -> None:
         super().__init__()
-        where = type(self).__name__
-        check(d_in >= 1, where, "d_in >= 1", d_in=d_in)
-        check(n_latents >= 1, where, "n_latents >= 1", n_latents=n_latents)
+        check_size(type(self).__name__, d_in=d_in, n_latents=n_latents)
         self.d_in, self.n_latents, self.bias = d_in, n_latents, bias
         device = generator.device
         normal = torch.randn(n_latents, d_in, device=device, generator=generator)

@@ -1,5 +1,8 @@
 """One wording for errors; toymodels, sae and theory each hold the same copy of this file."""
 
+from numbers import Integral
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -9,6 +12,13 @@ def check(holds: bool, where: str, rule: str, todo: str = "", /, **got: object) 
     if not holds:
         values = ", ".join(f"{name}={value!r}" for name, value in got.items())
         raise ValueError(f"{where}: expected {rule}, got {values}" + (f"; {todo}" if todo else ""))
+
+
+def check_size(where: str, **sizes: Any) -> None:
+    """Raises ValueError that names the first size that is not an integer >= 1."""
+    for name, size in sizes.items():
+        whole = isinstance(size, Integral) and not isinstance(size, bool)
+        check(whole and int(size) >= 1, where, f"an integer {name} >= 1", **{name: size})
 
 
 def check_finite(where: str, **tensors: Tensor) -> None:

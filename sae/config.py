@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sae.checks import check
+from sae.checks import check, check_size
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         where = "TrainConfig"
         for name in ("n_steps", "batch_size", "dead_after", "n_records"):
-            value = getattr(self, name)
-            check(
-                isinstance(value, int) and value >= 1,
-                where,
-                f"an integer {name} >= 1",
-                **{name: value},
-            )
+            check_size(where, **{name: getattr(self, name)})
         check(self.n_records >= 2, where, "n_records >= 2 (first, last)", n_records=self.n_records)
         rates = self.lr if isinstance(self.lr, tuple) else (self.lr,)
         ok = len(rates) > 0 and all(0 < rate < float("inf") for rate in rates)

@@ -36,19 +36,19 @@ def save(sae: SAE, path: str | Path) -> None:
         path=str(path),
     )
     data = safetensors.torch.save({k: v.contiguous() for k, v in sae.state_dict().items()})
-    settings = {
+    described = {
         "architecture": type(sae).__name__,
         "settings": sae.settings(),
         "dtype": str(sae.W_dec.dtype).removeprefix("torch."),
-        "weights_sha256": hashlib.sha256(data).hexdigest(),
     }
+    described["sha256"] = _digest(described, data)
     suffix = secrets.token_hex(6)
     scratch = path.with_name(f".{path.name}.{suffix}.new")
     replaced = path.with_name(f".{path.name}.{suffix}.old")
     scratch.mkdir(parents=True)
     try:
         (scratch / _WEIGHTS).write_bytes(data)
-        (scratch / _SETTINGS).write_text(json.dumps(settings, indent=1) + "\n")
+        (scratch / _SETTINGS).write_text(json.dumps(described, indent=1) + "\n")
         if path.exists():
             os.rename(path, replaced)
         os.rename(scratch, path)
@@ -65,8 +65,8 @@ def load(path: str | Path) -> SAE:
     """Returns the SAE saved at `path`, on the CPU, bit for bit as it was saved.
 
     Raises:
-        ValueError: no SAE there; an unknown architecture; weights that are truncated, foreign or
-            changed since they were saved.
+        ValueError: no SAE there; an unknown architecture; settings or weights that are truncated,
+            foreign or changed since they were saved.
     """
     path = Path(path)
     ok = (path / _SETTINGS).is_file() and (path / _WEIGHTS).is_file()
@@ -75,7 +75,7 @@ def load(path: str | Path) -> SAE:
     try:
         described = json.loads((path / _SETTINGS).read_text())
         name, settings = described["architecture"], described["settings"]
-        dtype, sha256 = getattr(torch, described["dtype"]), described["weights_sha256"]
+        dtype, sha256 = getattr(torch, described["dtype"]), described.pop("sha256")
         if not isinstance(dtype, torch.dtype):
             raise TypeError(f"dtype {described['dtype']!r}")
         settings = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
@@ -83,9 +83,10 @@ def load(path: str | Path) -> SAE:
         raise ValueError(
             f"load: expected a {_SETTINGS} written by save, got {error!r} in {path}"
         ) from error
-    todo = "the file was truncated or changed: save the SAE again"
-    found = hashlib.sha256(data).hexdigest()
-    check(found == sha256, "load", f"weights of SHA-256 {sha256[:12]}...", todo, sha256=found[:12])
+    todo = "a file was truncated or changed: save the SAE again"
+    found = _digest(described, data)
+    rule = f"settings and weights of SHA-256 {sha256[:12]}..."
+    check(found == sha256, "load", rule, todo, sha256=found[:12])
     known: dict[str, Any] = {cls.__name__: cls for cls in all_saes()}
     check(name in known, "load", f"one of the architectures {sorted(known)}", architecture=name)
     try:
@@ -97,11 +98,16 @@ def load(path: str | Path) -> SAE:
     return sae
 
 
+def _digest(described: dict[str, Any], data: bytes) -> str:
+    text = json.dumps(described, sort_keys=True)
+    return hashlib.sha256(text.encode() + data).hexdigest()
+
+
 def _is_saved(path: Path) -> bool:
     """Whether `path` is a folder as `save` writes it, with nothing else in it."""
     if not path.is_dir() or {p.name for p in path.iterdir()} != {_SETTINGS, _WEIGHTS}:
         return False
     try:
-        return "weights_sha256" in json.loads((path / _SETTINGS).read_text())
+        return "sha256" in json.loads((path / _SETTINGS).read_text())
     except (ValueError, TypeError, OSError):
         return False

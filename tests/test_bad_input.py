@@ -188,8 +188,8 @@ TOYMODELS = [
     (
         lambda: random_unit(0, 3, generator=g()),
         "random_unit",
-        "n_features, d_in >= 1",
-        "=0, d_in=3",
+        "an integer n_features >= 1",
+        "n_features=0",
     ),
     (
         lambda: ToyModel(Independent(3, 0.1), Dictionary(torch.eye(2))),

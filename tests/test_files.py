@@ -1,5 +1,6 @@
 """Saved SAEs: exact, verified on reading, written whole or not at all."""
 
+import hashlib
 import json
 import os
 
@@ -58,7 +59,7 @@ def test_damaged_weights_are_refused(sae, tmp_path, damage):
         data = bytearray((tmp_path / "other/sae_weights.safetensors").read_bytes())
     weights.write_bytes(data)
     with pytest.raises(
-        ValueError, match=r"load: expected weights of SHA-256 .*truncated or changed"
+        ValueError, match=r"load: expected settings and weights of SHA-256 .*truncated or changed"
     ):
         load(tmp_path / "sae")
 
@@ -86,10 +87,24 @@ def test_missing_files_are_named(sae, tmp_path, missing):
     ],
 )
 def test_foreign_settings_are_refused(sae, tmp_path, change, message):
+    """Settings whose checksum is right, as another version or another program would write them."""
     save(sae, tmp_path / "sae")
     settings = tmp_path / "sae/cfg.json"
-    settings.write_text(json.dumps(json.loads(settings.read_text()) | change))
+    described = json.loads(settings.read_text()) | change
+    del described["sha256"]
+    weights = (tmp_path / "sae/sae_weights.safetensors").read_bytes()
+    text = json.dumps(described, sort_keys=True).encode()
+    described["sha256"] = hashlib.sha256(text + weights).hexdigest()
+    settings.write_text(json.dumps(described))
     with pytest.raises(ValueError, match=message):
+        load(tmp_path / "sae")
+
+
+def test_a_changed_setting_is_refused(sae, tmp_path):
+    save(sae, tmp_path / "sae")
+    settings = tmp_path / "sae/cfg.json"
+    settings.write_text(settings.read_text().replace('"k": 2', '"k": 3'))
+    with pytest.raises(ValueError, match="truncated or changed"):
         load(tmp_path / "sae")
 
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from toymodels.checks import check, check_finite
+from toymodels.checks import check, check_finite, check_size
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,7 @@ class Codes:
 
     def __post_init__(self) -> None:
         n_events = len(self.indices)
-        check(self.n_features >= 1, "Codes", "n_features >= 1", n_features=self.n_features)
+        check_size("Codes", n_features=self.n_features)
         check(
             len(self.values) == n_events,
             "Codes",

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from toymodels.checks import check
+from toymodels.checks import check, check_size
 from toymodels.codes import Codes
 from toymodels.events import Events
 
@@ -35,8 +35,7 @@ class ToyDistribution(ABC):
         Raises:
             ValueError: n < 1.
         """
-        where = type(self).__name__ + ".sample"
-        check(isinstance(n, int) and n >= 1, where, "an integer n >= 1", n=n)
+        check_size(type(self).__name__ + ".sample", n=n)
         events = self._sample(n, generator=generator)
         return Codes.from_events(
             events.rows, events.features, events.values, n_rows=n, n_features=self.n_features

@@ -47,7 +47,8 @@ class TopK(SAE):
         generator: torch.Generator,
     ) -> None:
         super().__init__(d_in, n_latents, bias=bias, generator=generator)
-        check(1 <= k <= n_latents, "TopK", f"1 <= k <= {n_latents} (n_latents)", k=k)
+        ok = isinstance(k, int) and 1 <= k <= n_latents
+        check(ok, "TopK", f"an integer 1 <= k <= {n_latents} (n_latents)", k=k)
         ok = 0 <= aux_coefficient < float("inf")
         check(ok, "TopK", "a finite aux_coefficient >= 0", aux_coefficient=aux_coefficient)
         self.k, self.aux_coefficient = k, aux_coefficient

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from toymodels.checks import check
+from toymodels.checks import check_size
 from toymodels.dictionary import Dictionary
 
 
@@ -17,7 +17,7 @@ def polygon(n_features: int, *, dtype: torch.dtype = torch.float32) -> Dictionar
     Args:
         n_features: >= 1.
     """
-    check(n_features >= 1, "polygon", "n_features >= 1", n_features=n_features)
+    check_size("polygon", n_features=n_features)
     angle = torch.arange(n_features, dtype=torch.float64) * (2 * math.pi / n_features)
     return Dictionary(torch.stack([angle.cos(), angle.sin()], dim=1).to(dtype))
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from toymodels.checks import check
+from toymodels.checks import check_size
 from toymodels.dictionary import Dictionary
 
 
@@ -22,8 +22,7 @@ def random_unit(
     Args:
         n_features, d_in: >= 1.
     """
-    ok = n_features >= 1 and d_in >= 1
-    check(ok, "random_unit", "n_features, d_in >= 1", n_features=n_features, d_in=d_in)
+    check_size("random_unit", n_features=n_features, d_in=d_in)
     device = generator.device
     normal = torch.randn(n_features, d_in, dtype=torch.float64, device=device, generator=generator)
     return Dictionary(torch.nn.functional.normalize(normal, dim=1).to(dtype))

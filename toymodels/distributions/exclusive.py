@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from toymodels.checks import check
+from toymodels.checks import check, check_size
 from toymodels.distribution import ToyDistribution
 from toymodels.events import Events, bernoulli_indices
 from toymodels.magnitudes import Magnitude, Uniform
@@ -31,7 +31,7 @@ class Exclusive(ToyDistribution):
     magnitude: Magnitude = field(default_factory=Uniform)
 
     def __post_init__(self) -> None:
-        check(self.n_features >= 1, "Exclusive", "n_features >= 1", n_features=self.n_features)
+        check_size("Exclusive", n_features=self.n_features)
         total = float(self.firing_probs().sum())
         check(
             total <= 1 + 1e-6,  # probabilities rounded to float32 may sum to a little more

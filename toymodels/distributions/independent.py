@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from toymodels.checks import check
+from toymodels.checks import check_size
 from toymodels.magnitudes import Magnitude, Uniform
 from toymodels.product_law import ProductLaw, per_feature_probs
 
@@ -30,7 +30,7 @@ class Independent(ProductLaw):
     magnitude: Magnitude = field(default_factory=Uniform)
 
     def __post_init__(self) -> None:
-        check(self.n_features >= 1, "Independent", "n_features >= 1", n_features=self.n_features)
+        check_size("Independent", n_features=self.n_features)
         self.firing_probs()
 
     def firing_probs(self) -> Float[Tensor, " n_features"]:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from toymodels.checks import check
+from toymodels.checks import check, check_size
 from toymodels.distribution import ToyDistribution
 from toymodels.events import Events, IndependentFiring, bernoulli_indices
 from toymodels.magnitudes import Magnitude, Uniform
@@ -39,7 +39,7 @@ class RareProperty(ToyDistribution):
 
     def __post_init__(self) -> None:
         where = "RareProperty"
-        check(self.n_carriers >= 1, where, "n_carriers >= 1", n_carriers=self.n_carriers)
+        check_size(where, n_carriers=self.n_carriers)
         p, q = self.carrier_prob, self.property_prob
         check(0 <= p <= 1, where, "0 <= carrier_prob <= 1", carrier_prob=p)
         check(0 <= q <= 1, where, "0 <= property_prob <= 1", property_prob=q)

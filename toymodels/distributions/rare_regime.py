@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from toymodels.checks import check
+from toymodels.checks import check, check_size
 from toymodels.distribution import ToyDistribution
 from toymodels.events import Events, IndependentFiring, bernoulli_indices
 from toymodels.magnitudes import Magnitude, Uniform
@@ -39,8 +39,7 @@ class RareRegime(ToyDistribution):
 
     def __post_init__(self) -> None:
         where = "RareRegime"
-        check(self.n_common >= 1, where, "n_common >= 1", n_common=self.n_common)
-        check(self.n_rare >= 1, where, "n_rare >= 1", n_rare=self.n_rare)
+        check_size(where, n_common=self.n_common, n_rare=self.n_rare)
         pi, p = self.regime_prob, self.firing_prob
         check(0 <= pi <= 1, where, "0 <= regime_prob <= 1", regime_prob=pi)
         check(0 <= p <= 1, where, "0 <= firing_prob <= 1", firing_prob=p)

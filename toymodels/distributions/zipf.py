@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from toymodels.checks import check
+from toymodels.checks import check, check_size
 from toymodels.magnitudes import Magnitude, Uniform
 from toymodels.product_law import ProductLaw
 
@@ -35,7 +35,7 @@ class Zipf(ProductLaw):
     magnitude: Magnitude = field(default_factory=Uniform)
 
     def __post_init__(self) -> None:
-        check(self.n_features >= 1, "Zipf", "n_features >= 1", n_features=self.n_features)
+        check_size("Zipf", n_features=self.n_features)
         check(0 <= self.alpha < float("inf"), "Zipf", "a finite alpha >= 0", alpha=self.alpha)
         positive = 0 < self.first_prob < float("inf")
         check(positive, "Zipf", "a finite first_prob > 0", first_prob=self.first_prob)
