@@ -58,7 +58,7 @@ class Config:
 
 CONFIGS = {
     "smoke": Config(
-        2, ds=(8, 16), ks=(4,), widths=(0.5, 3.0), rows_per_d=16, n_steps=60, headroom=0.0
+        2, ds=(8, 16), ks=(1, 4), widths=(0.5, 3.0), rows_per_d=16, n_steps=60, headroom=0.0
     ),
     "quick": Config(3),
     "paper": Config(8, ds=(16, 32, 64, 128), n_steps=1000, n_surrogates=19),
@@ -177,6 +177,13 @@ def check(data: dict[str, np.ndarray], cfg: Config) -> dict[str, float]:
         np.min(null[:, 0, 0]) - PUBLISHED_FVE
     )
     margins["chance falls with d"] = np.min(-np.diff(null.mean(0), axis=0))
+    for name in "km":
+        rise = np.diff(data[f"{name}_null_fve_by_world"].mean(0), axis=0)
+        margins[f"chance rises with {name}"] = np.min(rise)
+    headroom = (planted - null).mean(0)
+    margins["compositions stand out least in the lowest dimension"] = np.min(
+        headroom[1:] - headroom[0]
+    )
     # By a share of what chance leaves unexplained: a fifth is far beyond the nulls' own spread.
     left = cfg.headroom * (1 - null[:, -1].max(0))
     margins["planted compositions stand out at the highest d"] = np.min(

@@ -1,4 +1,4 @@
-"""Rare things are cheap to discard only for a meta-SAE that is weighted by the data.
+"""Rare events are cheap to discard only for a data-weighted meta-SAE; rare variants for any.
 
 An idealised SAE has the true features as latents: n orthonormal rows. A meta-SAE of width m < n
 on these rows explains at most m/n of them unweighted, however rare the features are; weighted by

@@ -5,8 +5,8 @@ wider than the number of features, are trained on N samples drawn once, all for 
 steps. The share of features recovered (cosine > 0.9) follows the probability 1 - (1 - p)^N that a
 feature occurs at all: no feature that did not occur is recovered, most that occurred a hundred
 times are, and the mean cosine stays below the coupon-collector limit and above the chance level of
-random latents. Where N is large the steps are the limit: a feature that was drawn into few batches
-is missed though the data hold it. Points: share in a bin of neighbouring p, mean and range over
+random latents. Where N is large the steps may be the limit, not the data: a rare feature is drawn
+into few batches. Points: share in a bin of neighbouring p, mean and range over
 worlds (a fresh dictionary, data set and initialisation each).
 
 Paper: fig:recovery.
