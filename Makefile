@@ -49,7 +49,7 @@ paper: $(INSTALLED)
 	latexmk -pdf -cd -outdir=build -interaction=nonstopmode -halt-on-error paper/main.tex
 
 api: $(INSTALLED)
-	$(BIN)/python -m pdoc -o build/api toymodels sae theory
+	$(BIN)/python -m pdoc --docformat google -o build/api toymodels toymodels.laws toymodels.strategies sae sae.laws sae.strategies theory theory.claims
 
 clean:
 	rm -rf build figures/out paper/generated paper/build .pytest_cache .ruff_cache .hypothesis

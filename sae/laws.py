@@ -323,11 +323,12 @@ def _half_dead(model: SAE) -> Tensor:
 
 
 def _away_from_kinks(model: SAE, generator: torch.Generator) -> tuple[Tensor, float]:
-    """Four samples of 64 whose pre-activations are farthest from one another and from 0."""
+    """Four samples of 64 with an active latent, pre-activations farthest from each other and 0."""
     x = _normal(generator, 64, model.d_in)
     pre_acts = model.pre_acts(x).detach()
     ordered = torch.cat([pre_acts, torch.zeros(64, 1, dtype=torch.float64)], 1).sort(1).values
-    best = ordered.diff(dim=1).amin(1).topk(4)
+    active = (model.encode(x) != 0).any(1)
+    best = (ordered.diff(dim=1).amin(1) * active).topk(4)
     return x[best.indices], float(best.values.min())
 
 

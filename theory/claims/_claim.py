@@ -35,7 +35,12 @@ VOID: Comparisons = ()  # what `compare` returns where the claim's bound says no
 
 
 def at_most(
-    label: str, measured: float, bound: float, *, scale: float = 1.0, radius: float | None = None
+    label: str,
+    measured: float,
+    bound: float,
+    *,
+    scale: float | int = 1.0,
+    radius: float | None = None,
 ) -> Comparison:
     """Returns measured <= bound, with margin (bound - measured + slack) / scale.
 
@@ -47,7 +52,7 @@ def at_most(
     return Comparison(label, measured, "<=", bound, (bound - measured) / scale + slack)
 
 
-def equal(label: str, measured: float, expected: float, *, scale: float = 1.0) -> Comparison:
+def equal(label: str, measured: float, expected: float, *, scale: float | int = 1.0) -> Comparison:
     """Returns measured = expected, with margin TOLERANCE - |measured - expected| / scale."""
     gap = abs(measured - expected) / max(scale, _LEAST_SCALE)
     return Comparison(label, measured, "=", expected, TOLERANCE - gap)
