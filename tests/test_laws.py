@@ -2,19 +2,25 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toymodels import Dictionary, ToyDistribution, all_dictionaries, all_distributions
 from toymodels import strategies as tms
-from toymodels.laws import DISTRIBUTION_LAWS
+from toymodels.laws import DISTRIBUTION_LAWS, STATISTICAL_LAWS
 
 
 @pytest.mark.parametrize("law", DISTRIBUTION_LAWS, ids=lambda law: law.__name__)
 @pytest.mark.parametrize("cls", all_distributions(), ids=lambda cls: cls.__name__)
-@given(data=st.data())
-def test_law(cls, law, data):
-    law(data.draw(cls.strategy()), data.draw(tms.generators()))
+def test_law(cls, law):
+    few = law in STATISTICAL_LAWS and settings().max_examples > 50
+
+    @settings(max_examples=20 if few else settings().max_examples)  # each draws 20,000 samples
+    @given(data=st.data())
+    def attempt(data):
+        law(data.draw(cls.strategy()), data.draw(tms.generators()))
+
+    attempt()
 
 
 @given(dictionary=tms.dictionaries())

@@ -10,6 +10,7 @@ from torch import Tensor
 from toymodels.checks import check, check_size
 from toymodels.codes import Codes
 from toymodels.events import Events
+from toymodels.magnitudes import Magnitude
 
 DENSE_MOMENT_LIMIT = 4096  # features up to which the [n, n] code moment is formed (128 MB)
 
@@ -112,3 +113,18 @@ class ToyDistribution(ABC):
         """Returns Cov(a) = C - m m^T, float64. Raises as `code_moment` does."""
         mean = self.mean_codes()
         return self.code_moment() - torch.outer(mean, mean)
+
+
+class OneMagnitude(ToyDistribution):
+    """A law whose features all draw their strength, when they fire, from one law of magnitudes.
+
+    m_i = P(i fires) E[b], e_i = P(i fires) E[b^2].
+    """
+
+    magnitude: Magnitude
+
+    def mean_codes(self) -> Float[Tensor, " n_features"]:
+        return self.firing_probs() * self.magnitude.mean()
+
+    def code_energies(self) -> Float[Tensor, " n_features"]:
+        return self.firing_probs() * self.magnitude.second_moment()

@@ -8,9 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from toymodels.checks import check
-from toymodels.distribution import ToyDistribution
+from toymodels.distribution import OneMagnitude
 from toymodels.events import Events, IndependentFiring
-from toymodels.magnitudes import Magnitude
 
 
 def per_feature_probs(
@@ -35,13 +34,11 @@ def per_feature_probs(
     return probs.expand(n_features)
 
 
-class ProductLaw(ToyDistribution):
+class ProductLaw(OneMagnitude):
     """A law in which feature i fires with probability p_i, independently of all else.
 
     m_i = p_i E[b], e_i = p_i E[b^2], C = diag(e - m^2) + m m^T.
     """
-
-    magnitude: Magnitude
 
     @abstractmethod
     def firing_probs(self) -> Float[Tensor, " n_features"]: ...
@@ -53,12 +50,6 @@ class ProductLaw(ToyDistribution):
     def _sample(self, n: int, *, generator: torch.Generator) -> Events:
         rows, features = self._firing.draw(n, generator=generator)
         return Events(rows, features, self.magnitude.sample(len(rows), generator=generator))
-
-    def mean_codes(self) -> Float[Tensor, " n_features"]:
-        return self.firing_probs() * self.magnitude.mean()
-
-    def code_energies(self) -> Float[Tensor, " n_features"]:
-        return self.firing_probs() * self.magnitude.second_moment()
 
     def _moment_times(self, v: Float[Tensor, "n_features n"]) -> Float[Tensor, "n_features n"]:
         mean = self.mean_codes()

@@ -8,14 +8,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from toymodels.checks import check, check_size
-from toymodels.distribution import ToyDistribution
+from toymodels.distribution import OneMagnitude
 from toymodels.events import Events, bernoulli_indices
 from toymodels.magnitudes import Magnitude, Uniform
 from toymodels.product_law import per_feature_probs
 
 
 @dataclass(frozen=True, eq=False)
-class Exclusive(ToyDistribution):
+class Exclusive(OneMagnitude):
     """At most one feature fires per sample: feature i with probability p_i, none with 1 - sum p.
 
     m_i = p_i E[b], e_i = p_i E[b^2], C = diag(e).
@@ -54,12 +54,6 @@ class Exclusive(ToyDistribution):
         features = torch.searchsorted(ends, uniform * total, right=True)
         features = features.clamp(max=int(self.firing_probs().nonzero()[-1]) if total else 0)
         return Events(rows, features, self.magnitude.sample(len(rows), generator=generator))
-
-    def mean_codes(self) -> Float[Tensor, " n_features"]:
-        return self.firing_probs() * self.magnitude.mean()
-
-    def code_energies(self) -> Float[Tensor, " n_features"]:
-        return self.firing_probs() * self.magnitude.second_moment()
 
     def _moment_times(self, v: Float[Tensor, "n_features n"]) -> Float[Tensor, "n_features n"]:
         return self.code_energies()[:, None] * v

@@ -9,13 +9,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from toymodels.checks import check, check_size
-from toymodels.distribution import ToyDistribution
+from toymodels.distribution import OneMagnitude
 from toymodels.events import Events, IndependentFiring, bernoulli_indices
 from toymodels.magnitudes import Magnitude, Uniform
 
 
 @dataclass(frozen=True, eq=False)
-class RareRegime(ToyDistribution):
+class RareRegime(OneMagnitude):
     """With probability pi a sample draws from the rare features, otherwise from the common ones.
 
     Within its regime each feature fires independently with probability p. Features of one regime
@@ -75,12 +75,6 @@ class RareRegime(ToyDistribution):
 
     def firing_probs(self) -> Float[Tensor, " n_features"]:
         return self._shares() * self.firing_prob
-
-    def mean_codes(self) -> Float[Tensor, " n_features"]:
-        return self.firing_probs() * self.magnitude.mean()
-
-    def code_energies(self) -> Float[Tensor, " n_features"]:
-        return self.firing_probs() * self.magnitude.second_moment()
 
     def _moment_times(self, v: Float[Tensor, "n_features n"]) -> Float[Tensor, "n_features n"]:
         mean = self.firing_prob * self.magnitude.mean()  # E[a_i | regime]
