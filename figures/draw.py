@@ -24,6 +24,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+import torch._dynamo  # torch.optim imports it at first use: two seconds that no figure causes
 from matplotlib.figure import Figure
 
 from figures.runner import PRESETS
@@ -158,6 +159,8 @@ def _render(
     # "default" first, so that the user's own matplotlibrc changes nothing
     with plt.style.context(["default", str(STYLE)]):
         figure = plot(data)
+        figure.draw_without_rendering()  # lays it out, once for both formats
+        figure.set_layout_engine("none")
         about = {"Creator": None, "Producer": None, "CreationDate": None, "Keywords": provenance}
         figure.savefig(pdf, format="pdf", metadata=about)
         figure.savefig(png, format="png", metadata={"Software": None, "Source": provenance})

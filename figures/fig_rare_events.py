@@ -59,7 +59,7 @@ class Config:
 
 
 CONFIGS = {
-    "smoke": Config(2, n_steps=80, zipf=(2.0,), regime=(0.01,), property=(0.01,), variant=(0.2,)),
+    "smoke": Config(2, n_steps=40, zipf=(2.0,), regime=(0.01,), property=(0.01,), variant=(0.2,)),
     "quick": Config(3),
     "paper": Config(
         8,
@@ -225,9 +225,10 @@ def compute(cfg: Config) -> dict[str, np.ndarray]:
         data[f"{kind}_knob"] = np.array(knobs)
         data[f"{kind}_meta_by_world"] = np.array(scores).reshape(shape)
         data[f"{kind}_meta_bound"] = np.stack([meta_bound(kind, x, cfg) for x in knobs])
-        grid = np.linspace(min(knobs), max(knobs), 41)
-        if kind in ("regime", "property"):
-            grid = np.geomspace(min(knobs), max(knobs), 41)
+        # A single value of the knob still gets a curve, over a factor of 2 around it.
+        low, high = (min(knobs), max(knobs)) if len(knobs) > 1 else (knobs[0] / 2, knobs[0] * 2)
+        space = np.geomspace if kind in ("regime", "property") else np.linspace
+        grid = space(low, high, 21)
         data[f"{kind}_grid"] = grid
         data[f"{kind}_meta_curve"] = np.stack([meta_bound(kind, x, cfg) for x in grid.tolist()])
         if kind == "variant":  # the data of such a world are those of "property"
@@ -309,7 +310,7 @@ KNOBS = {
 
 
 def plot(data: dict[str, np.ndarray]) -> Figure:
-    fig, axes = plt.subplots(2, 4, figsize=(11, 5.4), sharey="row", sharex="col")
+    fig, axes = plt.subplots(2, 4, figsize=(8.6, 4.9), sharey="row", sharex="col")
     for column, kind in enumerate(KINDS):
         for row, bias in enumerate(BIASES):
             ax = axes[row, column]

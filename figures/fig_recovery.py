@@ -46,10 +46,10 @@ class Config:
 
 
 CONFIGS = {
-    "smoke": Config(2, sample_sizes=(200, 2_000), n_steps=250),
+    "smoke": Config(2, sample_sizes=(100, 2_000), n_steps=220),
     "quick": Config(3),
     "paper": Config(
-        8, 96, 64, 128, sample_sizes=(300, 3_000, 30_000, 300_000), n_steps=6000, bin_size=8
+        8, 96, 64, 128, sample_sizes=(300, 3_000, 30_000, 300_000), n_steps=6000, bin_size=12
     ),
 }
 HIGHEST, LOWEST = 1e-1, 3e-4  # firing probabilities
@@ -180,7 +180,7 @@ MARKERS = ("o", "s")
 
 
 def plot(data: dict[str, np.ndarray]) -> Figure:
-    fig, axes = plt.subplots(1, 3, figsize=(11, 3.8), sharey=True)
+    fig, axes = plt.subplots(1, 3, figsize=(8.6, 3.6), sharey=True)
     for i, architecture in enumerate(ARCHITECTURES):
         _draw_shares(axes[i], data, i)
         axes[i].set_title(f"{architecture} SAE")
@@ -199,7 +199,9 @@ def plot(data: dict[str, np.ndarray]) -> Figure:
     ax.set_xscale("log")
     ax.set_xlabel("samples N")
     ax.set_title("mean cosine")
-    ax.legend(loc="lower right", bbox_to_anchor=(1, 0.02), fontsize="small")
+    ax.legend(loc="center right", bbox_to_anchor=(1, 0.55))
+    handles, labels = axes[0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside lower center", ncols=4)
     return fig
 
 
@@ -222,11 +224,9 @@ def _draw_shares(ax: Axes, data: dict[str, np.ndarray], i_architecture: int) -> 
             color=colour,
             capsize=2,
         )
-        label = f"N = {n:,}"
+        label = f"N = {n:,}: P(occurs)"
         ax.plot(grid, -np.expm1(n * np.log1p(-grid)), color=colour, lw=1.2, label=label)
     ax.set_xscale("log")
     if not ax.xaxis_inverted():
         ax.invert_xaxis()
     ax.set_ylim(-0.03, 1.05)
-    if i_architecture == 0:
-        ax.legend(loc="lower left", fontsize="small", title="lines: P(it occurs)")
