@@ -601,7 +601,8 @@ def test_new_distributions_and_dictionaries_need_one_file_each(tmp_path):
     files = {"distributions/pair.py": PAIR, "dictionaries/star.py": STAR}
     where = (tmp_path, "toymodels", files, "test_laws.py", "Pair or (strategy and star)")
     passed, failed = run_tests_on_copy(*where)
-    assert failed == {
+    # At probability 1 the wrong moment is not even semi-definite, if that example is drawn.
+    assert failed - {"test_law[WrongPair-declared_moments_agree]"} == {
         "test_law[WrongPair-cofiring_is_exact]",
         "test_law[WrongPair-moments_are_exact]",
     }
