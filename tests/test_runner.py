@@ -327,8 +327,9 @@ def test_ctrl_c_stops_the_children_and_keeps_what_is_done(folder, tmp_path):
     text = script.read_text()
     script.write_text(text + f"\nopen({str(pid)!r}, 'w').write(str(os.getpid()))\n")
     code = f"""
-        import pathlib, sys
+        import pathlib, signal, sys
         from figures.__main__ import main
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs
         sys.exit(main(["--preset", "smoke"], pathlib.Path({str(folder)!r})))
     """
     process = subprocess.Popen(
