@@ -6,6 +6,7 @@ import torch
 from sae import ReLU, TopK, TrainConfig, train, train_meta
 from toymodels import (
     AbsNormal,
+    AbsStudentT,
     Codes,
     Constant,
     Dictionary,
@@ -15,6 +16,7 @@ from toymodels import (
     LogNormal,
     RareProperty,
     RareRegime,
+    RectifiedNormal,
     ToyModel,
     Uniform,
     Zipf,
@@ -132,6 +134,9 @@ TOYMODELS = [
     (lambda: AbsNormal(-1.0), "AbsNormal", "a finite scale > 0", "scale=-1.0"),
     (lambda: Exponential(INF), "Exponential", "a finite scale > 0", "scale=inf"),
     (lambda: LogNormal(NAN, 1.0), "LogNormal", "finite mu, finite sigma >= 0", "mu=nan"),
+    (lambda: RectifiedNormal(0.0, 0.0), "RectifiedNormal", "finite sigma > 0", "sigma=0.0"),
+    (lambda: AbsStudentT(2.0, 1.0), "AbsStudentT", "finite df > 2", "df=2.0"),
+    (lambda: AbsStudentT(3.0, NAN), "AbsStudentT", "finite scale > 0", "scale=nan"),
     (lambda: LogNormal(0.0, -1.0), "LogNormal", "finite mu, finite sigma >= 0", "sigma=-1.0"),
     (lambda: Codes(i(0), i(), f(), 0), "Codes", "n_features >= 1", "n_features=0"),
     (

@@ -19,10 +19,12 @@ from toymodels.distributions.rare_regime import RareRegime
 from toymodels.distributions.zipf import Zipf
 from toymodels.magnitudes import (
     AbsNormal,
+    AbsStudentT,
     Constant,
     Exponential,
     LogNormal,
     Magnitude,
+    RectifiedNormal,
     Uniform,
 )
 from toymodels.model import ToyModel
@@ -30,6 +32,7 @@ from toymodels.streams import stream
 
 __all__ = [
     "AbsNormal",
+    "AbsStudentT",
     "Batch",
     "Codes",
     "Constant",
@@ -41,6 +44,7 @@ __all__ = [
     "Magnitude",
     "RareProperty",
     "RareRegime",
+    "RectifiedNormal",
     "ToyDistribution",
     "ToyModel",
     "Uniform",

@@ -138,3 +138,62 @@ class LogNormal(Magnitude):
 
     def second_moment(self) -> float:
         return math.exp(2 * self.mu + 2 * self.sigma**2)
+
+
+@dataclass(frozen=True)
+class RectifiedNormal(Magnitude):
+    """b = max(0, N(mu, sigma^2)): a firing feature may have strength 0.
+
+    With Phi, phi the standard normal's distribution and density at z = mu / sigma: mean
+    mu Phi + sigma phi, second moment (mu^2 + sigma^2) Phi + mu sigma phi.
+    """
+
+    mu: float = 1.0
+    sigma: float = 0.5
+
+    def __post_init__(self) -> None:
+        ok = math.isfinite(self.mu) and 0 < self.sigma < math.inf
+        check(ok, "RectifiedNormal", "finite mu, finite sigma > 0", mu=self.mu, sigma=self.sigma)
+
+    def _sample(self, n: int, generator: torch.Generator) -> Tensor:
+        return (self.mu + self.sigma * _normal(n, generator)).clamp(min=0)
+
+    def _at_z(self) -> tuple[float, float]:
+        z = self.mu / self.sigma
+        return math.erfc(-z / math.sqrt(2)) / 2, math.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+
+    def mean(self) -> float:
+        below, density = self._at_z()
+        return self.mu * below + self.sigma * density
+
+    def second_moment(self) -> float:
+        below, density = self._at_z()
+        return (self.mu**2 + self.sigma**2) * below + self.mu * self.sigma * density
+
+
+@dataclass(frozen=True)
+class AbsStudentT(Magnitude):
+    """b = scale |t|, t Student's with df > 2 degrees of freedom: a power-law tail P(b > x) ~ x^-df.
+
+    Mean scale 2 sqrt(df) Gamma((df+1)/2) / (sqrt(pi) (df-1) Gamma(df/2)), second moment
+    scale^2 df / (df - 2). Drawn as sqrt(df (U^(-2/df) - 1)) |cos 2 pi V| (Bailey 1994, exact).
+    """
+
+    df: float = 3.0
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        ok = 2 < self.df < math.inf and 0 < self.scale < math.inf
+        check(ok, "AbsStudentT", "finite df > 2, finite scale > 0", df=self.df, scale=self.scale)
+
+    def _sample(self, n: int, generator: torch.Generator) -> Tensor:
+        radius = torch.expm1(-2 / self.df * torch.log1p(-_uniform(n, generator)))
+        angle = (2 * math.pi * _uniform(n, generator)).cos().abs()
+        return self.scale * (self.df * radius).sqrt() * angle
+
+    def mean(self) -> float:
+        log_ratio = math.lgamma((self.df + 1) / 2) - math.lgamma(self.df / 2)
+        return self.scale * 2 * math.sqrt(self.df / math.pi) / (self.df - 1) * math.exp(log_ratio)
+
+    def second_moment(self) -> float:
+        return self.scale**2 * self.df / (self.df - 2)

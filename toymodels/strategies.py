@@ -20,10 +20,12 @@ from toymodels.discovery import all_dictionaries, all_distributions
 from toymodels.distribution import ToyDistribution
 from toymodels.magnitudes import (
     AbsNormal,
+    AbsStudentT,
     Constant,
     Exponential,
     LogNormal,
     Magnitude,
+    RectifiedNormal,
     Uniform,
 )
 from toymodels.streams import stream
@@ -59,6 +61,8 @@ def magnitudes() -> Strategy[Magnitude]:
         scale.map(AbsNormal),
         scale.map(Exponential),
         st.tuples(st.floats(-1, 1), st.floats(0, 1)).map(lambda p: LogNormal(*p)),
+        st.tuples(st.floats(-1, 2), st.floats(0.25, 2)).map(lambda p: RectifiedNormal(*p)),
+        st.tuples(st.floats(2.5, 20), scale).map(lambda p: AbsStudentT(*p)),
     )
 
 
