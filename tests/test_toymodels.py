@@ -520,7 +520,7 @@ from toymodels.magnitudes import Constant, Magnitude
 
 
 @dataclass(frozen=True, eq=False)
-class Pair(ToyDistribution):
+class Couplet(ToyDistribution):
     prob: float
     magnitude: Magnitude = Constant(1.0)
     n_features = 2
@@ -550,7 +550,7 @@ class Pair(ToyDistribution):
         return st.sampled_from([0.5, 0.1, 1.0]).map(cls)
 
 
-class WrongPair(Pair):
+class WrongCouplet(Couplet):
     def _moment_times(self, v):
         return 0.5 * super()._moment_times(v) + 0.5 * self.code_energies()[:, None] * v
 '''
@@ -637,15 +637,15 @@ def test_new_distributions_and_dictionaries_need_one_file_each(tmp_path):
     from toymodels.laws import DISTRIBUTION_LAWS
 
     files = {"distributions/pair.py": PAIR, "dictionaries/star.py": STAR}
-    where = (tmp_path, "toymodels", files, "test_laws.py", "Pair or (strategy and star)")
+    where = (tmp_path, "toymodels", files, "test_laws.py", "Couplet or (strategy and star)")
     passed, failed = run_tests_on_copy(*where)
     # At probability 1 the wrong moment is not even semi-definite, if that example is drawn.
-    assert failed - {"test_law[WrongPair-declared_moments_agree]"} == {
-        "test_law[WrongPair-cofiring_is_exact]",
-        "test_law[WrongPair-moments_are_exact]",
+    assert failed - {"test_law[WrongCouplet-declared_moments_agree]"} == {
+        "test_law[WrongCouplet-cofiring_is_exact]",
+        "test_law[WrongCouplet-moments_are_exact]",
     }
     laws = {law.__name__ for law in DISTRIBUTION_LAWS}
-    wanted = {f"test_law[{cls}-{law}]" for cls in ("Pair", "WrongPair") for law in laws}
+    wanted = {f"test_law[{cls}-{law}]" for cls in ("Couplet", "WrongCouplet") for law in laws}
     assert passed == wanted - failed | {"test_each_dictionary_file_has_a_strategy[star]"}
 
 

@@ -5,17 +5,30 @@ batch = world.sample(256, generator=stream(0, "train"))    # batch.x, batch.code
 """
 
 from toymodels.codes import Batch, Codes
+from toymodels.dictionaries.antipodal import antipodal
+from toymodels.dictionaries.blocks import blocks
+from toymodels.dictionaries.composed import composed, random_mixing
+from toymodels.dictionaries.equiangular import equiangular
 from toymodels.dictionaries.hadamard_union import hadamard_union
+from toymodels.dictionaries.icosahedral import icosahedral
+from toymodels.dictionaries.low_coherence import low_coherence, welch_bound
+from toymodels.dictionaries.low_effective_rank import low_effective_rank
 from toymodels.dictionaries.orthonormal import orthonormal
 from toymodels.dictionaries.polygon import polygon
 from toymodels.dictionaries.random_unit import random_unit
+from toymodels.dictionaries.simplex import simplex
 from toymodels.dictionary import Dictionary
 from toymodels.discovery import all_dictionaries, all_distributions
 from toymodels.distribution import ToyDistribution
+from toymodels.distributions.correlated_pairs import CorrelatedPairs
+from toymodels.distributions.exactly_k import ExactlyK
 from toymodels.distributions.exclusive import Exclusive
+from toymodels.distributions.exclusive_groups import ExclusiveGroups
+from toymodels.distributions.hierarchy import Hierarchy
 from toymodels.distributions.independent import Independent
 from toymodels.distributions.rare_property import RareProperty
 from toymodels.distributions.rare_regime import RareRegime
+from toymodels.distributions.two_sets import TwoSets
 from toymodels.distributions.zipf import Zipf
 from toymodels.magnitudes import (
     AbsNormal,
@@ -36,9 +49,13 @@ __all__ = [
     "Batch",
     "Codes",
     "Constant",
+    "CorrelatedPairs",
     "Dictionary",
+    "ExactlyK",
     "Exclusive",
+    "ExclusiveGroups",
     "Exponential",
+    "Hierarchy",
     "Independent",
     "LogNormal",
     "Magnitude",
@@ -47,13 +64,24 @@ __all__ = [
     "RectifiedNormal",
     "ToyDistribution",
     "ToyModel",
+    "TwoSets",
     "Uniform",
     "Zipf",
     "all_dictionaries",
     "all_distributions",
+    "antipodal",
+    "blocks",
+    "composed",
+    "equiangular",
     "hadamard_union",
+    "icosahedral",
+    "low_coherence",
+    "low_effective_rank",
     "orthonormal",
     "polygon",
+    "random_mixing",
     "random_unit",
+    "simplex",
     "stream",
+    "welch_bound",
 ]
