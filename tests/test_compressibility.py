@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from weighted_rows import best_affine, rows_of, seeds, sizes, weights_of
 
 from theory import (
     compressibility,
@@ -24,27 +25,6 @@ from theory import (
 from toymodels import stream
 
 ALPHA = 1e-10
-seeds = st.integers(0, 2**32 - 1)
-sizes = st.tuples(st.integers(2, 12), st.integers(1, 8), st.integers(1, 12))
-
-
-def _rows(n, d, seed, name="rows"):
-    return isotropic_rows(n, d, generator=stream(seed, name), dtype=torch.float64)
-
-
-def _weights(n, seed):
-    """Log-uniform over six decades, the first row of weight 0."""
-    weights = 10 ** (6 * torch.rand(n, generator=stream(seed, "weights"), dtype=torch.float64))
-    weights[0] = 0
-    return weights
-
-
-def _best_affine(rows, m, weights, bias):
-    """The best rank-m reconstruction about the mean (or 0), by projecting on top eigenvectors."""
-    centre = (weights / weights.sum()) @ rows if bias else torch.zeros_like(rows[0])
-    centred = rows - centre
-    basis = torch.linalg.eigh(centred.T @ (weights[:, None] * centred)).eigenvectors.flip(1)[:, :m]
-    return centre + centred @ basis @ basis.T
 
 
 def _naive_fve(rows, reconstruction, weights):
@@ -70,7 +50,11 @@ def assert_is_uncentred_fve(function, rows, reconstruction, weights):
 @given(sizes, seeds)
 def test_fve_equals_its_definition(shape, seed):
     n, d, _ = shape
-    rows, other, weights = 3 * _rows(n, d, seed), _rows(n, d, seed, "other"), _weights(n, seed)
+    rows, other, weights = (
+        3 * rows_of(n, d, seed),
+        rows_of(n, d, seed, "other"),
+        weights_of(n, seed),
+    )
     assert_is_uncentred_fve(lambda r, q, w: fve(r, q, weights=w), rows, other, weights)
     assert fve(rows, rows, weights=weights) == 1
     assert fve(rows, 0 * rows) == 0
@@ -78,7 +62,7 @@ def test_fve_equals_its_definition(shape, seed):
 
 
 def test_centred_fve_is_refuted():
-    rows = _rows(5, 3, 0) + 1
+    rows = rows_of(5, 3, 0) + 1
     with pytest.raises(AssertionError):
         assert_is_uncentred_fve(_centred_fve, rows, 0 * rows, torch.ones(5).double())
 
@@ -90,7 +74,7 @@ def _spectral(rows, m, weights, bias):
 @given(sizes, st.integers(1, 3), seeds)
 def test_copy_baseline_is_between_the_trivial_end_and_the_spectrum(shape, k, seed):
     n, d, m = shape
-    rows, weights = _rows(n, d, seed), _weights(n, seed)
+    rows, weights = rows_of(n, d, seed), weights_of(n, seed)
     k = min(k, m)
     top = (weights.sort(descending=True).values[:m].sum() / weights.sum()).item()
     value = copy_baseline(rows, m, k, weights=weights)
@@ -117,8 +101,8 @@ def test_copy_baseline_values():
 @given(st.integers(2, 8), st.integers(1, 4), seeds)
 def test_signed_copy_baseline_reaches_its_greedy_floor(d, k, seed):
     """m/n + (1 - m/n)(1 - (1 - A/m)^k); the copied rows, an orthonormal basis, have A = 1."""
-    basis = torch.linalg.qr(_rows(d, d, seed, "basis")).Q
-    rows = torch.cat([basis, _rows(2 * d, d, seed) * (1 - 1e-6)])
+    basis = torch.linalg.qr(rows_of(d, d, seed, "basis")).Q
+    rows = torch.cat([basis, rows_of(2 * d, d, seed) * (1 - 1e-6)])
     k = min(k, d)
     floor = 1 / 3 + (2 / 3) * (1 - (1 - 1 / d) ** k)
     assert copy_baseline(rows, d, k, nonnegative=False) >= floor - 1e-5
@@ -156,19 +140,19 @@ def test_p_values_are_super_uniform_and_broken_ones_are_not():
 def _report(rows, seed, **changes):
     surrogates = isotropic_surrogates(*rows.shape, 19, generator=stream(seed, "null"))
     nulls = _pca_fve(surrogates.double())
-    reconstruction = _best_affine(rows, 2, torch.ones(len(rows)).double(), False)
+    reconstruction = best_affine(rows, 2, torch.ones(len(rows)).double(), False)
     options = {"n_latents": 2, "k": 2, "bias": False, "null_fves": nulls} | changes
     return compressibility(rows, reconstruction, **options)
 
 
 def test_report_on_planted_and_structureless_rows():
     """Rows in a plane: FVE 1, p at its minimum. Structureless rows: nothing beyond the null."""
-    planted = _report(_rows(40, 2, 0) @ _rows(2, 16, 0, "plane"), 0)
+    planted = _report(rows_of(40, 2, 0) @ rows_of(2, 16, 0, "plane"), 0)
     assert planted.fve == pytest.approx(1, abs=1e-12)
     assert planted.excess == pytest.approx(1 - planted.null)
     assert planted.p_value == 1 / 20
     assert planted.spectral_bound.void
-    random = _report(_rows(40, 16, 1), 1)
+    random = _report(rows_of(40, 16, 1), 1)
     assert abs(random.excess) < planted.excess / 5
     assert random.copy_baseline < random.fve <= random.spectral_bound.fve + 1e-12
     # The null is far from 0: in sample 2 of 16 directions hold a quarter of random rows' energy.
@@ -186,11 +170,11 @@ def test_effective_rows(n, scale, seed):
 
 def test_held_out_rejection():
     """Isotropic rows are not rejected, composites are; 1 % of the rows with all weight are few."""
-    atoms = _rows(20, 64, 0, "atoms")
+    atoms = rows_of(20, 64, 0, "atoms")
     nu = isotropic_fve_bound(64, 20, 2)
     weights = torch.ones(500, dtype=torch.float64)
     radius = held_out_radius(effective_n_rows(weights), ALPHA)
-    for rows, rejected in ((_rows(500, 64, 0), False), (atoms.repeat(25, 1) + atoms[0], True)):
+    for rows, rejected in ((rows_of(500, 64, 0), False), (atoms.repeat(25, 1) + atoms[0], True)):
         explained = fve(rows, omp(rows, atoms, 2) @ atoms)
         assert (explained - nu > radius) == rejected
     weights[5:] = 0

@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import Phase, given, settings
-from hypothesis import strategies as st
+from searching import search
 from torch import nn
 
 import sae.architectures.topk as topk_file
@@ -15,25 +14,6 @@ from toymodels import Exclusive, Independent, RareProperty, RareRegime
 from toymodels import laws as toy_laws
 from toymodels import strategies as tms
 from toymodels.events import Events, IndependentFiring
-
-
-def search(cls, law, generators):
-    """Raises what the search of test_laws.py and test_sae_laws.py raises, without shrinking."""
-
-    @settings(
-        max_examples=50,
-        derandomize=True,
-        deadline=None,
-        database=None,
-        phases=[Phase.generate],
-        report_multiple_bugs=False,
-    )
-    @given(data=st.data())
-    def attempt(data):
-        law(data.draw(cls.strategy()), data.draw(generators))
-
-    attempt()
-
 
 # Distributions ------------------------------------------------------------------------------------
 

@@ -6,43 +6,20 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from weighted_rows import best_affine, rows_of, seeds, sizes, weights_of
 
 from theory import (
     coherence_fve_bound,
     compressible_coherence,
     fve,
-    isotropic_rows,
     spectral_fve_bound,
     spectral_loss_bound,
 )
-from toymodels import stream
-
-seeds = st.integers(0, 2**32 - 1)
-sizes = st.tuples(st.integers(2, 12), st.integers(1, 8), st.integers(1, 12))
-
-
-def _rows(n, d, seed, name="rows"):
-    return isotropic_rows(n, d, generator=stream(seed, name), dtype=torch.float64)
-
-
-def _weights(n, seed):
-    """Log-uniform over six decades, the first row of weight 0."""
-    weights = 10 ** (6 * torch.rand(n, generator=stream(seed, "weights"), dtype=torch.float64))
-    weights[0] = 0
-    return weights
-
-
-def _best_affine(rows, m, weights, bias):
-    """The best rank-m reconstruction about the mean (or 0), by projecting on top eigenvectors."""
-    centre = (weights / weights.sum()) @ rows if bias else torch.zeros_like(rows[0])
-    centred = rows - centre
-    basis = torch.linalg.eigh(centred.T @ (weights[:, None] * centred)).eigenvectors.flip(1)[:, :m]
-    return centre + centred @ basis @ basis.T
 
 
 def assert_bound_is_attained(bound, rows, m, weights, bias):
     """The unrestricted optimum meets the bound exactly; void only where it explains everything."""
-    best = fve(rows, _best_affine(rows, m, weights, bias), weights=weights)
+    best = fve(rows, best_affine(rows, m, weights, bias), weights=weights)
     value = bound(rows, m, weights, bias)
     assert abs(best - value) < 1e-9
 
@@ -54,7 +31,7 @@ def _spectral(rows, m, weights, bias):
 @given(sizes, seeds, st.booleans())
 def test_spectral_bound_is_the_unrestricted_optimum(shape, seed, bias):
     n, d, m = shape
-    rows, weights = _rows(n, d, seed), _weights(n, seed)
+    rows, weights = rows_of(n, d, seed), weights_of(n, seed)
     assert_bound_is_attained(_spectral, rows, m, weights, bias)
     rank = min(d, n - 1 - bias)  # one row has weight 0
     assert spectral_fve_bound(rows, m, weights=weights, bias=bias).void == (m >= rank)
@@ -71,16 +48,16 @@ def test_spectral_bound_is_the_unrestricted_optimum(shape, seed, bias):
 )
 def test_broken_spectral_bounds_are_refuted(broken):
     with pytest.raises(AssertionError):
-        assert_bound_is_attained(broken, _rows(9, 6, 0), 3, _weights(9, 0), True)
+        assert_bound_is_attained(broken, rows_of(9, 6, 0), 3, weights_of(9, 0), True)
 
 
 @given(sizes, seeds, st.booleans())
 def test_spectral_bound_holds_for_any_atoms(shape, seed, bias):
     """Random atoms and bias, best codes: never above. Adding latents never lowers the bound."""
     n, d, m = shape
-    rows, weights = _rows(n, d, seed), _weights(n, seed)
-    atoms = _rows(m, d, seed, "atoms")
-    centre = _rows(1, d, seed, "bias") * bias
+    rows, weights = rows_of(n, d, seed), weights_of(n, seed)
+    atoms = rows_of(m, d, seed, "atoms")
+    centre = rows_of(1, d, seed, "bias") * bias
     reconstruction = centre + (rows - centre) @ torch.linalg.pinv(atoms) @ atoms
     assert fve(rows, reconstruction, weights=weights) <= _spectral(rows, m, weights, bias) + 1e-9
     assert _spectral(rows, m, weights, bias) <= _spectral(rows, m + 1, weights, bias) + 1e-9
@@ -97,7 +74,7 @@ def test_orthonormal_spectral_values():
 
 @given(st.integers(2, 12), st.integers(1, 8), st.integers(0, 12), seeds)
 def test_closed_form_is_above_the_spectrum(n, d, m, seed):
-    rows = _rows(n, d, seed)
+    rows = rows_of(n, d, seed)
     gram = rows @ rows.T
     rms = ((gram.square().sum() - n) / (n * (n - 1))).clamp(min=0, max=1).sqrt().item()
     for rank in (min(n, d), n):

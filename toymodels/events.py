@@ -23,6 +23,11 @@ class Events:
     values: Float[Tensor, " n_events"]
 
 
+def uniforms(n: int, *, generator: torch.Generator) -> Float[Tensor, " n"]:
+    """Returns `n` independent float64 uniforms in [0, 1), in steps of 2^-53."""
+    return torch.rand(n, dtype=torch.float64, device=generator.device, generator=generator)
+
+
 def bernoulli_indices(
     n_trials: int, prob: float, *, generator: torch.Generator
 ) -> Int[Tensor, " n_successes"]:
@@ -47,7 +52,7 @@ def bernoulli_indices(
     while last < n_trials:
         expected = (n_trials - last) * prob
         n_draws = int(expected + 5 * math.sqrt(expected) + 5)
-        uniform = 1 - torch.rand(n_draws, dtype=torch.float64, device=device, generator=generator)
+        uniform = 1 - uniforms(n_draws, generator=generator)
         gaps = (uniform.log() / log_miss).floor().clamp(max=n_trials).to(torch.int64)
         successes = last + (gaps + 1).cumsum(0)
         found.append(successes)
@@ -100,9 +105,7 @@ class IndependentFiring:
         for group in self._groups[str(device)]:
             size = len(group.features)
             cells = bernoulli_indices(n_rows * size, group.highest, generator=generator)
-            uniform = torch.rand(
-                len(cells), dtype=torch.float64, device=device, generator=generator
-            )
+            uniform = uniforms(len(cells), generator=generator)
             member = cells % size
             keep = uniform * group.highest < group.probs[member]
             rows.append((cells // size)[keep])

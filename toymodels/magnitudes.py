@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from toymodels.checks import check
+from toymodels.events import uniforms
 
 
 class Magnitude(ABC):
@@ -28,10 +29,6 @@ class Magnitude(ABC):
     @abstractmethod
     def second_moment(self) -> float:
         """Returns E[b^2]."""
-
-
-def _uniform(n: int, generator: torch.Generator) -> Tensor:
-    return torch.rand(n, dtype=torch.float64, device=generator.device, generator=generator)
 
 
 def _normal(n: int, generator: torch.Generator) -> Tensor:
@@ -70,7 +67,7 @@ class Uniform(Magnitude):
         check(ok, "Uniform", "0 <= low <= high, high > 0", low=self.low, high=self.high)
 
     def _sample(self, n: int, generator: torch.Generator) -> Tensor:
-        return self.low + (self.high - self.low) * _uniform(n, generator)
+        return self.low + (self.high - self.low) * uniforms(n, generator=generator)
 
     def mean(self) -> float:
         return (self.low + self.high) / 2
@@ -110,7 +107,7 @@ class Exponential(Magnitude):
         check(ok, "Exponential", "a finite scale > 0", scale=self.scale)
 
     def _sample(self, n: int, generator: torch.Generator) -> Tensor:
-        return -self.scale * torch.log1p(-_uniform(n, generator))
+        return -self.scale * torch.log1p(-uniforms(n, generator=generator))
 
     def mean(self) -> float:
         return self.scale
@@ -187,8 +184,8 @@ class AbsStudentT(Magnitude):
         check(ok, "AbsStudentT", "finite df > 2, finite scale > 0", df=self.df, scale=self.scale)
 
     def _sample(self, n: int, generator: torch.Generator) -> Tensor:
-        radius = torch.expm1(-2 / self.df * torch.log1p(-_uniform(n, generator)))
-        angle = (2 * math.pi * _uniform(n, generator)).cos().abs()
+        radius = torch.expm1(-2 / self.df * torch.log1p(-uniforms(n, generator=generator)))
+        angle = (2 * math.pi * uniforms(n, generator=generator)).cos().abs()
         return self.scale * (self.df * radius).sqrt() * angle
 
     def mean(self) -> float:

@@ -85,7 +85,7 @@ def least_loss(instance: World, moment: Float[Tensor, "d_in d_in"]) -> float:
     """
     if bool(moment.abs().max() <= 1e-11 * instance.energy()):
         return 0.0
-    return spectral_loss_bound((moment + moment.T) / 2, instance.n_latents)
+    return spectral_loss_bound(moment, instance.n_latents)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from toymodels.checks import check, check_size
 from toymodels.distribution import OneMagnitude
-from toymodels.events import Events, bernoulli_indices
+from toymodels.events import Events, bernoulli_indices, uniforms
 from toymodels.magnitudes import Magnitude, Uniform
 
 _ROUNDING = 1e-12  # by how much a request may overshoot its bounds: 0.9 + 0.4 - 1 > 0.3
@@ -117,9 +117,7 @@ class CorrelatedPairs(OneMagnitude):
         p, r = self.first_prob, self.joint_prob
         either = p + max(0.0, self.second_prob - r)
         cells = bernoulli_indices(n * self.n_pairs, either, generator=generator)
-        uniform = torch.rand(
-            len(cells), dtype=torch.float64, device=generator.device, generator=generator
-        )
+        uniform = uniforms(len(cells), generator=generator)
         # Of [0, either): both below r, only the first from there to p, only the second above.
         mark = uniform * either
         first, second = cells[mark < p], cells[(mark < r) | (mark >= p)]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from toymodels.checks import check, check_size
 from toymodels.distribution import OneMagnitude
-from toymodels.events import Events
+from toymodels.events import Events, uniforms
 from toymodels.magnitudes import Magnitude, Uniform
 
 
@@ -87,7 +87,7 @@ def _subsets(
     cells = torch.empty(0, dtype=torch.int64, device=device)
     missing = torch.arange(n_rows, device=device).repeat_interleave(k)  # one entry per draw
     while len(missing):
-        uniform = torch.rand(len(missing), dtype=torch.float64, device=device, generator=generator)
+        uniform = uniforms(len(missing), generator=generator)
         drawn = missing * n_features + (uniform * n_features).long()
         cells = torch.cat([cells, drawn]).unique()
         found = torch.bincount(cells // n_features, minlength=n_rows)

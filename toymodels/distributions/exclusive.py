@@ -9,7 +9,7 @@ from torch import Tensor
 
 from toymodels.checks import check, check_size
 from toymodels.distribution import OneMagnitude
-from toymodels.events import Events, bernoulli_indices
+from toymodels.events import Events, bernoulli_indices, uniforms
 from toymodels.magnitudes import Magnitude, Uniform
 from toymodels.product_law import per_feature_probs
 
@@ -47,9 +47,7 @@ class Exclusive(OneMagnitude):
         ends = self.firing_probs().to(generator.device).cumsum(0)
         total = float(ends[-1])
         rows = bernoulli_indices(n, total, generator=generator)
-        uniform = torch.rand(
-            len(rows), dtype=torch.float64, device=generator.device, generator=generator
-        )
+        uniform = uniforms(len(rows), generator=generator)
         # Inverse of the cumulative law; a feature of probability 0 has an empty interval.
         features = torch.searchsorted(ends, uniform * total, right=True)
         features = features.clamp(max=int(self.firing_probs().nonzero()[-1]) if total else 0)

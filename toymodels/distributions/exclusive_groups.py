@@ -9,7 +9,7 @@ from torch import Tensor
 
 from toymodels.checks import check, check_size
 from toymodels.distribution import OneMagnitude
-from toymodels.events import Events, bernoulli_indices
+from toymodels.events import Events, bernoulli_indices, uniforms
 from toymodels.magnitudes import Magnitude, Uniform
 
 
@@ -49,9 +49,7 @@ class ExclusiveGroups(OneMagnitude):
     def _sample(self, n: int, *, generator: torch.Generator) -> Events:
         active = bernoulli_indices(n * self.n_groups, self.active_prob, generator=generator)
         rows, groups = active // self.n_groups, active % self.n_groups
-        uniform = torch.rand(
-            len(active), dtype=torch.float64, device=generator.device, generator=generator
-        )
+        uniform = uniforms(len(active), generator=generator)
         features = groups * self.group_size + (uniform * self.group_size).long()
         return Events(rows, features, self.magnitude.sample(len(rows), generator=generator))
 

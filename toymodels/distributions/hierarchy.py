@@ -13,7 +13,7 @@ from torch import Tensor
 
 from toymodels.checks import check, check_size
 from toymodels.distribution import ToyDistribution
-from toymodels.events import Events, bernoulli_indices
+from toymodels.events import Events, bernoulli_indices, uniforms
 from toymodels.magnitudes import Magnitude, Uniform
 from toymodels.product_law import per_feature_probs
 
@@ -398,7 +398,7 @@ class _Level:
             event = torch.searchsorted(ends, cells, right=True)
             offset = cells - (ends - count)[event]
             child = group.children[group.first[above[event]] + offset]
-            keep = _uniform(len(cells), generator) * group.highest < self.probs[child]
+            keep = uniforms(len(cells), generator=generator) * group.highest < self.probs[child]
             events.append(event[keep])
             children.append(child[keep])
         if self.n_steps:
@@ -406,7 +406,7 @@ class _Level:
             low = self.first[above[event]]
             stop = low + self.count[above[event]]
             total = self.ends[stop - 1].clamp(min=1)  # above 1 only by rounding
-            uniform = _uniform(len(event), generator) * total
+            uniform = uniforms(len(event), generator=generator) * total
             high = stop
             for _ in range(self.n_steps):  # the first child with ends > uniform, or stop
                 middle = (low + high) // 2
@@ -417,10 +417,6 @@ class _Level:
             children.append(low[fired])
         none = above.new_empty(0)
         return torch.cat([none, *events]), torch.cat([none, *children])
-
-
-def _uniform(n: int, generator: torch.Generator) -> Float[Tensor, " n"]:
-    return torch.rand(n, dtype=torch.float64, device=generator.device, generator=generator)
 
 
 def _comes_before(parent: object, i: int) -> bool:

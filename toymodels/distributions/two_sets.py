@@ -9,7 +9,7 @@ from torch import Tensor
 
 from toymodels.checks import check, check_size
 from toymodels.distribution import OneMagnitude
-from toymodels.events import Events, bernoulli_indices
+from toymodels.events import Events, bernoulli_indices, uniforms
 from toymodels.magnitudes import Magnitude, Uniform
 
 
@@ -62,7 +62,7 @@ class TwoSets(OneMagnitude):
         combined[alone] = False
         both = combined.nonzero()[:, 0]
         rows = torch.cat([both, both, alone])
-        uniform = torch.rand(len(rows), dtype=torch.float64, device=device, generator=generator)
+        uniform = uniforms(len(rows), generator=generator)
         first, second, lone = uniform.split([len(both), len(both), len(alone)])
         features = torch.cat(
             [

@@ -1,0 +1,22 @@
+"""The search of the laws' tests, for classes that must fail it."""
+
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+
+def search(cls, law, generators):
+    """Raises what the search of test_laws.py and test_sae_laws.py raises, without shrinking."""
+
+    @settings(
+        max_examples=50,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        report_multiple_bugs=False,
+    )
+    @given(data=st.data())
+    def attempt(data):
+        law(data.draw(cls.strategy()), data.draw(generators))
+
+    attempt()
