@@ -1,4 +1,4 @@
-"""The search of the laws' tests, for classes that must fail it."""
+"""The search of the laws' tests, for classes that must fail it, and the laws a module holds."""
 
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
@@ -20,3 +20,14 @@ def search(cls, law, generators):
         law(data.draw(cls.strategy()), data.draw(generators))
 
     attempt()
+
+
+def written_laws(module):
+    """The public functions of a laws module that have the signature of a law."""
+    return {
+        value
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and getattr(value, "__module__", "") == module.__name__
+        and list(getattr(value, "__annotations__", {}))[1:] == ["generator", "return"]
+    }

@@ -103,13 +103,13 @@ TOYMODELS = [
     (
         lambda: RareProperty(1, 2.0, 0.1),
         "RareProperty",
-        "0 <= carrier_prob <= 1",
+        "probabilities in [0, 1]",
         "carrier_prob=2.0",
     ),
     (
         lambda: RareProperty(1, 0.1, -1.0),
         "RareProperty",
-        "0 <= property_prob <= 1",
+        "probabilities in [0, 1]",
         "property_prob=-1.0",
     ),
     (lambda: Independent(3, 0.1).sample(0, generator=g()), "Independent.sample", "n >= 1", "n=0"),

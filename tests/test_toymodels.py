@@ -544,6 +544,10 @@ class Couplet(ToyDistribution):
         return self.code_energies()[:, None] * v + off * v.flip(0)
 
     @classmethod
+    def example(cls):
+        return cls(0.2)
+
+    @classmethod
     def strategy(cls):
         from hypothesis import strategies as st
 
@@ -643,6 +647,7 @@ def test_new_distributions_and_dictionaries_need_one_file_each(tmp_path):
     assert failed - {"test_law[WrongCouplet-declared_moments_agree]"} == {
         "test_law[WrongCouplet-cofiring_is_exact]",
         "test_law[WrongCouplet-moments_are_exact]",
+        "test_law[WrongCouplet-conditional_law_is_exact]",
     }
     laws = {law.__name__ for law in DISTRIBUTION_LAWS}
     wanted = {f"test_law[{cls}-{law}]" for cls in ("Couplet", "WrongCouplet") for law in laws}

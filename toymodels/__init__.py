@@ -26,8 +26,12 @@ from toymodels.distributions.exclusive import Exclusive
 from toymodels.distributions.exclusive_groups import ExclusiveGroups
 from toymodels.distributions.hierarchy import Hierarchy
 from toymodels.distributions.independent import Independent
+from toymodels.distributions.mixture import Mixture
 from toymodels.distributions.rare_property import RareProperty
 from toymodels.distributions.rare_regime import RareRegime
+from toymodels.distributions.scaled import Scaled
+from toymodels.distributions.shared_gain import SharedGain
+from toymodels.distributions.signed import Signed
 from toymodels.distributions.two_sets import TwoSets
 from toymodels.distributions.zipf import Zipf
 from toymodels.magnitudes import (
@@ -41,6 +45,7 @@ from toymodels.magnitudes import (
     Uniform,
 )
 from toymodels.model import ToyModel
+from toymodels.shift import Shift, more_often, reweighted, that_never_occurred
 from toymodels.streams import stream
 
 __all__ = [
@@ -59,9 +64,14 @@ __all__ = [
     "Independent",
     "LogNormal",
     "Magnitude",
+    "Mixture",
     "RareProperty",
     "RareRegime",
     "RectifiedNormal",
+    "Scaled",
+    "SharedGain",
+    "Shift",
+    "Signed",
     "ToyDistribution",
     "ToyModel",
     "TwoSets",
@@ -77,11 +87,14 @@ __all__ = [
     "icosahedral",
     "low_coherence",
     "low_effective_rank",
+    "more_often",
     "orthonormal",
     "polygon",
     "random_mixing",
     "random_unit",
+    "reweighted",
     "simplex",
     "stream",
+    "that_never_occurred",
     "welch_bound",
 ]

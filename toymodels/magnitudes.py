@@ -30,6 +30,10 @@ class Magnitude(ABC):
     def second_moment(self) -> float:
         """Returns E[b^2]."""
 
+    def largest(self) -> float:
+        """Returns the largest possible value, inf where b is unbounded."""
+        return math.inf
+
 
 def _normal(n: int, generator: torch.Generator) -> Tensor:
     return torch.randn(n, dtype=torch.float64, device=generator.device, generator=generator)
@@ -54,6 +58,9 @@ class Constant(Magnitude):
     def second_moment(self) -> float:
         return self.value**2
 
+    def largest(self) -> float:
+        return self.value
+
 
 @dataclass(frozen=True)
 class Uniform(Magnitude):
@@ -74,6 +81,9 @@ class Uniform(Magnitude):
 
     def second_moment(self) -> float:
         return (self.low**2 + self.low * self.high + self.high**2) / 3
+
+    def largest(self) -> float:
+        return self.high
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,15 @@ def distributions(
     return st.one_of([cls.strategy() for cls in all_distributions() if cls not in exclude])
 
 
+def simple_distributions() -> Strategy[ToyDistribution]:
+    """Instances of distributions that are not made of others."""
+    from toymodels.distributions.mixture import Mixture
+    from toymodels.wrapper import Wrapper
+
+    made_of_others = tuple(c for c in all_distributions() if issubclass(c, Wrapper | Mixture))
+    return distributions(exclude=made_of_others)
+
+
 def from_distribution(cls: type[ToyDistribution], **fixed: Any) -> Strategy[ToyDistribution]:
     """Instances of `cls` with the fields in `fixed` set to these values."""
     names = [n for n in inspect.signature(cls).parameters if n not in fixed]

@@ -1,6 +1,7 @@
 """Mutually exclusive features: at most one fires."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -43,18 +44,33 @@ class Exclusive(OneMagnitude):
     def firing_probs(self) -> Float[Tensor, " n_features"]:
         return per_feature_probs("Exclusive", self.firing_prob, self.n_features)
 
+    @cached_property
+    def _intervals(self) -> tuple[Float[Tensor, " n_features"], float, int]:
+        """The upper ends of the intervals of [0, sum p), their sum, and the last non-empty one."""
+        ends = self.firing_probs().cumsum(0)
+        possible = self.firing_probs().nonzero()
+        return ends, float(ends[-1]), int(possible[-1]) if len(possible) else 0
+
     def _sample(self, n: int, *, generator: torch.Generator) -> Events:
-        ends = self.firing_probs().to(generator.device).cumsum(0)
-        total = float(ends[-1])
+        ends, total, last = self._intervals
         rows = bernoulli_indices(n, total, generator=generator)
         uniform = uniforms(len(rows), generator=generator)
         # Inverse of the cumulative law; a feature of probability 0 has an empty interval.
-        features = torch.searchsorted(ends, uniform * total, right=True)
-        features = features.clamp(max=int(self.firing_probs().nonzero()[-1]) if total else 0)
+        features = torch.searchsorted(ends.to(uniform.device), uniform * total, right=True)
+        features = features.clamp(max=last)
         return Events(rows, features, self.magnitude.sample(len(rows), generator=generator))
 
-    def _moment_times(self, v: Float[Tensor, "n_features n"]) -> Float[Tensor, "n_features n"]:
-        return self.code_energies()[:, None] * v
+    def _cofiring_times(self, v: Float[Tensor, "n_features n"]) -> Float[Tensor, "n_features n"]:
+        return self.firing_probs()[:, None] * v
+
+    def _given(self, feature: int) -> "Exclusive":
+        probs = torch.zeros(self.n_features, dtype=torch.float64)
+        probs[feature] = 1.0
+        return Exclusive(self.n_features, probs, self.magnitude)
+
+    @classmethod
+    def example(cls) -> Any:
+        return cls(24, torch.linspace(0.08, 0.002, 24))
 
     @classmethod
     def strategy(cls) -> Any:

@@ -1,7 +1,7 @@
 """A hierarchy: a forest of features in which a child fires only if its parent fires."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
 from numbers import Integral
@@ -14,7 +14,7 @@ from torch import Tensor
 from toymodels.checks import check, check_size
 from toymodels.distribution import ToyDistribution
 from toymodels.events import Events, bernoulli_indices, uniforms
-from toymodels.magnitudes import Magnitude, Uniform
+from toymodels.magnitudes import Constant, Magnitude, Uniform
 from toymodels.product_law import per_feature_probs
 
 TOLERANCE = 1e-6  # probabilities rounded to float32 may sum to a little more than they should
@@ -174,6 +174,31 @@ class Hierarchy(ToyDistribution):
     def n_features(self) -> int:
         return len(self.parents)
 
+    def _given(self, feature: int) -> "Hierarchy":
+        """The features from the root down to this one fire; those they exclude do not."""
+        r = self._conditional.clone()
+        i = feature
+        while i >= 0:
+            q = self.parents[i]
+            if self._excludes[q]:
+                r[self._parents == self._parents[i]] = 0.0
+            r[i] = 1.0
+            i = q
+        return Hierarchy.from_conditional(
+            self.parents,
+            r,
+            exclusive=self.exclusive,
+            exclusive_roots=self.exclusive_roots,
+            coupled=self.coupled,
+            magnitude=self.magnitude,
+        )
+
+    def largest_codes(self) -> Float[Tensor, " n_features"]:
+        return self._strength(self.magnitude.largest())
+
+    def _cofiring_times(self, v: Float[Tensor, "n_features n"]) -> Float[Tensor, "n_features n"]:
+        return replace(self, magnitude=Constant(1.0))._moment_times(v)
+
     def firing_probs(self) -> Float[Tensor, " n_features"]:
         return per_feature_probs("Hierarchy", self.firing_prob, self.n_features)
 
@@ -300,6 +325,10 @@ class Hierarchy(ToyDistribution):
                 break
         all_rows, features, values = (torch.cat(part) for part in zip(*found, strict=True))
         return Events(all_rows, features, values.to(torch.float32))
+
+    @classmethod
+    def example(cls) -> Any:
+        return cls.regular(3, branching=2, depth=2, root_prob=0.3, child_prob=0.45)
 
     @classmethod
     def strategy(cls) -> Any:

@@ -37,6 +37,10 @@ class Independent(ProductLaw):
         return per_feature_probs("Independent", self.firing_prob, self.n_features)
 
     @classmethod
+    def example(cls) -> Any:
+        return cls(24, 0.1)
+
+    @classmethod
     def strategy(cls) -> Any:
         from hypothesis import strategies as st
 

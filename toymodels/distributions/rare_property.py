@@ -8,10 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from toymodels.checks import check, check_size
+from toymodels.checks import check_size
 from toymodels.distribution import ToyDistribution
-from toymodels.events import Events, IndependentFiring, bernoulli_indices
+from toymodels.events import Events, IndependentFiring, bernoulli_indices, uniforms
 from toymodels.magnitudes import Magnitude, Uniform
+from toymodels.product_law import per_feature_probs
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,43 +20,49 @@ class RareProperty(ToyDistribution):
     """Carriers fire independently; a carrier's property fires only with it, and seldom.
 
     Features 0 .. n_carriers - 1 are the carriers, feature n_carriers + i is the property of
-    carrier i. Magnitudes are drawn independently for carrier and property.
-    P(carrier) = p, P(property) = p q, E[a_carrier a_property] = p q E[b] E[b'] for its own carrier
-    and p^2 q E[b] E[b'] for another.
+    carrier i. Magnitudes are drawn independently for carrier and property. P(carrier i) = p_i,
+    P(property i) = p_i q_i; a carrier and its own property fire together with probability p_i q_i,
+    all others independently, which also gives E[a_carrier a_property] = p_i q_i E[b] E[b'].
 
     Args:
         n_carriers: >= 1.
-        carrier_prob: p, in [0, 1].
-        property_prob: q, probability of the property given its carrier, in [0, 1].
+        carrier_prob: p, one for all or one for each carrier, in [0, 1].
+        property_prob: q, probability of the property given its carrier, likewise.
         magnitude: law of b, the strength of a carrier.
         property_magnitude: law of b', the strength of a property.
     """
 
     n_carriers: int
-    carrier_prob: float
-    property_prob: float
+    carrier_prob: float | Tensor
+    property_prob: float | Tensor
     magnitude: Magnitude = field(default_factory=Uniform)
     property_magnitude: Magnitude = field(default_factory=Uniform)
 
     def __post_init__(self) -> None:
-        where = "RareProperty"
-        check_size(where, n_carriers=self.n_carriers)
-        p, q = self.carrier_prob, self.property_prob
-        check(0 <= p <= 1, where, "0 <= carrier_prob <= 1", carrier_prob=p)
-        check(0 <= q <= 1, where, "0 <= property_prob <= 1", property_prob=q)
+        check_size("RareProperty", n_carriers=self.n_carriers)
+        self.firing_probs()  # checks both probabilities
 
     @property
     def n_features(self) -> int:
         return 2 * self.n_carriers
 
+    def _probs(self) -> tuple[Float[Tensor, " n_carriers"], Float[Tensor, " n_carriers"]]:
+        n, where = self.n_carriers, "RareProperty"
+        p = per_feature_probs(where, self.carrier_prob, n, "carrier_prob")
+        return p, per_feature_probs(where, self.property_prob, n, "property_prob")
+
     @cached_property
     def _carriers(self) -> IndependentFiring:
-        probs = torch.full((self.n_carriers,), self.carrier_prob, dtype=torch.float64)
-        return IndependentFiring(probs)
+        return IndependentFiring(self._probs()[0])
 
     def _sample(self, n: int, *, generator: torch.Generator) -> Events:
         rows, carriers = self._carriers.draw(n, generator=generator)
-        chosen = bernoulli_indices(len(rows), self.property_prob, generator=generator)
+        q = self._probs()[1].to(rows.device)
+        highest = float(q.max())
+        chosen = bernoulli_indices(len(rows), highest, generator=generator)
+        if isinstance(self.property_prob, Tensor) and self.property_prob.ndim:
+            uniform = uniforms(len(chosen), generator=generator)
+            chosen = chosen[uniform * highest < q[carriers[chosen]]]
         values = self.magnitude.sample(len(rows), generator=generator)
         extra = self.property_magnitude.sample(len(chosen), generator=generator)
         return Events(
@@ -64,12 +71,13 @@ class RareProperty(ToyDistribution):
             torch.cat([values, extra]),
         )
 
+    def firing_probs(self) -> Float[Tensor, " n_features"]:
+        p, q = self._probs()
+        return torch.cat([p, p * q])
+
     def _per_feature(self, carrier: float, attribute: float) -> Float[Tensor, " n_features"]:
         values = torch.tensor([carrier, attribute], dtype=torch.float64)
         return values.repeat_interleave(self.n_carriers)
-
-    def firing_probs(self) -> Float[Tensor, " n_features"]:
-        return self._per_feature(self.carrier_prob, self.carrier_prob * self.property_prob)
 
     def mean_codes(self) -> Float[Tensor, " n_features"]:
         means = self._per_feature(self.magnitude.mean(), self.property_magnitude.mean())
@@ -79,15 +87,30 @@ class RareProperty(ToyDistribution):
         law, extra = self.magnitude, self.property_magnitude
         return self.firing_probs() * self._per_feature(law.second_moment(), extra.second_moment())
 
+    def largest_codes(self) -> Float[Tensor, " n_features"]:
+        return self._per_feature(self.magnitude.largest(), self.property_magnitude.largest())
+
     def _moment_times(self, v: Float[Tensor, "n_features n"]) -> Float[Tensor, "n_features n"]:
         mean = self.mean_codes()
         n = self.n_carriers
         product = torch.outer(mean, mean @ v) + (self.code_energies() - mean**2)[:, None] * v
         # Beyond independence only a carrier and its own property are correlated.
-        own = self.carrier_prob * self.property_prob
-        own = own * self.magnitude.mean() * self.property_magnitude.mean()
-        extra = own - float(mean[0] * mean[n])
-        return product + extra * torch.cat([v[n:], v[:n]])
+        p, q = self._probs()
+        together = p * q * self.magnitude.mean() * self.property_magnitude.mean()
+        extra = (together - mean[:n] * mean[n:])[:, None]
+        return product + torch.cat([extra * v[n:], extra * v[:n]])
+
+    def _given(self, feature: int) -> "RareProperty":
+        """The carrier fires; and so does its property, if that is the feature."""
+        p, q = (probs.clone() for probs in self._probs())
+        p[feature % self.n_carriers] = 1.0
+        if feature >= self.n_carriers:
+            q[feature - self.n_carriers] = 1.0
+        return RareProperty(self.n_carriers, p, q, self.magnitude, self.property_magnitude)
+
+    @classmethod
+    def example(cls) -> Any:
+        return cls(12, 0.2, 0.15)
 
     @classmethod
     def strategy(cls) -> Any:
@@ -95,4 +118,13 @@ class RareProperty(ToyDistribution):
 
         from toymodels.strategies import magnitudes, probs
 
-        return st.builds(cls, st.integers(1, 4), probs(), probs(), magnitudes(), magnitudes())
+        @st.composite
+        def build(draw: Any) -> RareProperty:
+            n = draw(st.integers(1, 4))
+            each = st.lists(probs(), min_size=n, max_size=n).map(
+                lambda values: torch.tensor(values, dtype=torch.float64)
+            )
+            p, q = (draw(probs() | each) for _ in range(2))
+            return cls(n, p, q, draw(magnitudes()), draw(magnitudes()))
+
+        return build()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from toymodels.checks import check, check_size
 from toymodels.distribution import OneMagnitude
+from toymodels.distributions.independent import Independent
 from toymodels.events import Events, IndependentFiring, bernoulli_indices
 from toymodels.magnitudes import Magnitude, Uniform
 
@@ -76,15 +77,26 @@ class RareRegime(OneMagnitude):
     def firing_probs(self) -> Float[Tensor, " n_features"]:
         return self._shares() * self.firing_prob
 
-    def _moment_times(self, v: Float[Tensor, "n_features n"]) -> Float[Tensor, "n_features n"]:
-        mean = self.firing_prob * self.magnitude.mean()  # E[a_i | regime]
-        energy = self.firing_prob * self.magnitude.second_moment()
+    def _cofiring_times(self, v: Float[Tensor, "n_features n"]) -> Float[Tensor, "n_features n"]:
+        p = self.firing_prob  # given the regime
         common, rare = v[: self.n_common], v[self.n_common :]
         blocks = [
-            ((energy - mean**2) * part + mean**2 * part.sum(0)) * share
+            ((p - p**2) * part + p**2 * part.sum(0)) * share
             for part, share in ((common, 1 - self.regime_prob), (rare, self.regime_prob))
         ]
         return torch.cat(blocks)
+
+    def _given(self, feature: int) -> Independent:
+        """The regime is then known, so that the features of that regime fire independently."""
+        first = feature < self.n_common
+        probs = torch.zeros(self.n_features, dtype=torch.float64)
+        probs[slice(self.n_common) if first else slice(self.n_common, None)] = self.firing_prob
+        probs[feature] = 1.0
+        return Independent(self.n_features, probs, self.magnitude)
+
+    @classmethod
+    def example(cls) -> Any:
+        return cls(16, 8, 0.1, 0.2)
 
     @classmethod
     def strategy(cls) -> Any:

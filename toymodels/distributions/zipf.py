@@ -52,6 +52,10 @@ class Zipf(ProductLaw):
         return (self.first_prob * rank**-self.alpha).clamp(self.floor, self.ceiling)
 
     @classmethod
+    def example(cls) -> Any:
+        return cls(24, 1.0, 0.5)
+
+    @classmethod
     def strategy(cls) -> Any:
         from hypothesis import strategies as st
 
