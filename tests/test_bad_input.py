@@ -167,6 +167,24 @@ TOYMODELS = [
         "highest=7",
     ),
     (
+        lambda: Codes.from_events(i(0, 1), i(0, 2), f(1.0, 1.0), n_rows=5, n_features=2),
+        "Codes.from_events",
+        "features in [0, 2) (n_features)",
+        "highest=2",
+    ),
+    (
+        lambda: Codes.from_events(i(1, 0, 1), i(1, 0, 1), f(1, 2, 3), n_rows=2, n_features=2),
+        "Codes.from_events",
+        "each (row, feature) at most once",
+        "repeated=[(1, 1)]",
+    ),
+    (
+        lambda: Codes.from_events(i(0, 1), i(0), f(1.0), n_rows=2, n_features=2),
+        "Codes.from_events",
+        "one row, feature and value for each event",
+        "lengths=[2, 1, 1]",
+    ),
+    (
         lambda: Codes.from_dense(torch.ones(2, 3)).decode(torch.ones(4, 2)),
         "Codes.decode",
         "vectors of shape (3 (n_features), d_in)",

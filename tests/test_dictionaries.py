@@ -240,6 +240,14 @@ def test_low_coherence_lies_between_welch_and_its_start(n, d, seed):
     close(low_coherence(n, n, generator=g(seed)).gram(), torch.eye(n), 1e-5)
 
 
+@pytest.mark.parametrize(("n", "d", "target"), [(64, 16, 0.35), (256, 64, 0.2), (12, 6, 0.5)])
+def test_low_coherence_stops_at_the_coherence_asked_for(n, d, target):
+    asked = low_coherence(n, d, generator=g(), coherence=target, **DOUBLE).coherence()
+    best = low_coherence(n, d, generator=g(), **DOUBLE).coherence()
+    assert best < asked <= target < low_coherence(n, d, generator=g(), n_steps=0).coherence()
+    assert asked > target - 0.05  # it stopped there, and did not go on to the end
+
+
 @pytest.mark.parametrize(("n", "d"), [(10, 5), (64, 16), (128, 8)])
 def test_low_coherence_halves_the_distance_to_welch(n, d):
     """The table in its docstring has at most 0.4 of the way left, for the hardest of the three."""
@@ -430,6 +438,14 @@ REFUSALS = [
     (lambda: low_effective_rank(3, 3, math.inf, generator=g()), "a finite decay >= 0"),
     (lambda: low_coherence(0, 3, generator=g()), "low_coherence: expected an integer n_features"),
     (lambda: low_coherence(4, 3, generator=g(), n_steps=-1), "n_steps >= 0, got n_steps=-1"),
+    (
+        lambda: low_coherence(6, 3, generator=g(), coherence=0.4),
+        "expected coherence >= 0.447214, Welch's bound for 6 directions in R^3, got coherence=0.4",
+    ),
+    (
+        lambda: low_coherence(7, 2, generator=g(), coherence=0.7),
+        "what 1000 steps reached, got coherence=0.7; take more steps",
+    ),
     (lambda: welch_bound(3, 0), "welch_bound: expected an integer d_in >= 1"),
     (lambda: random_mixing(4, 2, 2, generator=g()), "n_atoms >= 3, got n_atoms=2"),
     (lambda: random_mixing(4, 4, 1, generator=g()), "2 <= per_feature <= 3 (n_atoms - 1)"),

@@ -35,6 +35,7 @@ def low_coherence(
     *,
     generator: torch.Generator,
     n_steps: int = 1000,
+    coherence: float | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Dictionary:
     """Returns `n_features` directions in R^d_in whose largest |cosine| has been made small.
@@ -62,17 +63,33 @@ def low_coherence(
     Args:
         n_features, d_in: >= 1.
         n_steps: >= 0; each costs 2 n_features^2 d_in multiplications; 0 is `random_unit`.
+        coherence: stop at the first directions whose largest |cosine| is at most this; by default
+            go on to the end. Not below `welch_bound`, which no directions beat.
+    Raises:
+        ValueError: a coherence below Welch's bound, or one that n_steps did not reach; the message
+            gives the bound, or what was reached.
     """
-    check_size("low_coherence", n_features=n_features, d_in=d_in)
-    check(n_steps >= 0, "low_coherence", "n_steps >= 0", n_steps=n_steps)
+    where = "low_coherence"
+    check_size(where, n_features=n_features, d_in=d_in)
+    check(n_steps >= 0, where, "n_steps >= 0", n_steps=n_steps)
+    if coherence is not None:
+        bound = welch_bound(n_features, d_in)
+        rule = f"coherence >= {bound:.6g}, Welch's bound for {n_features} directions in R^{d_in}"
+        check(coherence >= bound * (1 - 1e-9), where, rule, coherence=coherence)
     if n_features <= d_in:
         return orthonormal(n_features, d_in, generator=generator, dtype=dtype)
     start = random_unit(n_features, d_in, generator=generator, dtype=torch.float64).vectors
-    return Dictionary(_decohere(start, n_steps).to(dtype))
+    found = Dictionary(_decohere(start, n_steps, coherence or 0.0))
+    if coherence is not None:
+        reached = found.coherence()
+        rule = f"coherence >= {reached:.6g}, what {n_steps} steps reached"
+        todo = "take more steps, another generator, or fewer features"
+        check(reached <= coherence + 1e-12, where, rule, todo, coherence=coherence)
+    return Dictionary(found.vectors.to(dtype))
 
 
 def _decohere(
-    rows: Float[Tensor, "n_features d_in"], n_steps: int
+    rows: Float[Tensor, "n_features d_in"], n_steps: int, target: float
 ) -> Float[Tensor, "n_features d_in"]:
     best, lowest = rows, float("inf")
     momentum = torch.zeros_like(rows)
@@ -81,6 +98,8 @@ def _decohere(
         coherence = float(gram.abs().max())
         if coherence < lowest:
             best, lowest = rows, coherence
+            if lowest <= target:
+                break
         done = step / max(1, n_steps)
         power = 4 * 2500.0**done
         weights = gram * (gram.abs() / coherence) ** (power - 2)  # gradient of |G|^p, in proportion
