@@ -161,6 +161,17 @@ class OthersStayAsTheyWere(Exclusive):
         return Independent(self.n_features, probs, self.magnitude)
 
 
+class OthersBecomeIndependent(RareProperty):
+    """Given a feature, the others keep their conditional probabilities but not their dependence."""
+
+    def _given(self, feature):
+        probs = self.cofiring_probs()[feature] / self.firing_probs()[feature]
+        return Independent(self.n_features, probs, self.magnitude)
+
+    def sample_given(self, n, feature, *, generator):
+        return super()._given(feature).sample(n, generator=generator)
+
+
 class RejectsTheWrongOnes(Exclusive):
     """Draws the samples in which the next feature fires, and declares nothing."""
 
@@ -192,6 +203,7 @@ DISTRIBUTION_TWINS = [
     (laws.moments_are_exact, OneMagnitudePerSample),
     (laws.moments_are_exact, SignsOfOneSample),
     (laws.conditional_law_is_exact, OthersStayAsTheyWere),
+    (laws.conditional_law_is_exact, OthersBecomeIndependent),
     (laws.conditional_law_is_exact, RejectsTheWrongOnes),
 ]
 

@@ -153,11 +153,11 @@ def conditional_law_is_exact(dist: ToyDistribution, generator: torch.Generator) 
     """Given one feature, the others fire with probability P(both) / P(feature), however rare it is.
 
     The feature is the rarest, or any other, of those the law can condition on; of a law that has to
-    reject samples, one of probability 0.02 at least. Where the conditional law is declared, so are
-    its own probabilities.
+    reject samples, one of probability 0.02 at least. Where the conditional law is declared, its own
+    firing and co-firing are compared too.
     """
     probs = dist.firing_probs()
-    candidates = (probs > 0).nonzero()[:, 0]
+    candidates = (probs > 1e-100).nonzero()[:, 0]  # below, P(both) / P(feature) is all rounding
     declared: ToyDistribution | None = None
     if len(candidates) and torch.rand((), generator=generator) < 0.5:
         i = int(candidates[probs[candidates].argmin()])
@@ -177,6 +177,10 @@ def conditional_law_is_exact(dist: ToyDistribution, generator: torch.Generator) 
     assert len(codes) == N_SAMPLES // 10
     assert int(codes.counts()[i]) == len(codes)
     assert_binomial(codes.counts(), len(codes), wanted)
+    if declared is not None:
+        support = codes.support().to(torch.float64)
+        pairs = declared.cofiring_probs().flatten()
+        assert_binomial((support.T @ support).flatten(), len(codes), pairs)
 
 
 STATISTICAL_LAWS = (

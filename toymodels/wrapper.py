@@ -1,5 +1,6 @@
 """The common part of laws that change the strengths of another law and leave its supports alone."""
 
+from abc import abstractmethod
 from dataclasses import replace
 from typing import Any
 
@@ -7,11 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from toymodels.codes import Codes
 from toymodels.distribution import ToyDistribution
+from toymodels.events import Events
 
 
 class Wrapper(ToyDistribution):
-    """A law with the supports of `base`, its first field; it writes `_sample` and the moments."""
+    """A law with the supports of `base`, its first field; it writes `_change` and the moments."""
 
     base: ToyDistribution
 
@@ -28,6 +31,18 @@ class Wrapper(ToyDistribution):
 
     def _cofiring_times(self, v: Float[Tensor, "n_features n"]) -> Float[Tensor, "n_features n"]:
         return self.base._cofiring_times(v)
+
+    @abstractmethod
+    def _change(self, events: Events, *, generator: torch.Generator) -> Events:
+        """Returns the events of the base with other values."""
+
+    def _sample(self, n: int, *, generator: torch.Generator) -> Events:
+        return self._change(self.base._sample(n, generator=generator), generator=generator)
+
+    def sample_given(self, n: int, feature: int, *, generator: torch.Generator) -> Codes:
+        codes = self.base.sample_given(n, feature, generator=generator)
+        events = Events(codes.rows(), codes.indices, codes.values)
+        return self._codes(self._change(events, generator=generator), n)
 
     def _given(self, feature: int) -> Any:
         return replace(self, base=self.base._given(feature))  # type: ignore[type-var]

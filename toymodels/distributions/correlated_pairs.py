@@ -9,7 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from toymodels.checks import check, check_size
+from toymodels.codes import Codes
 from toymodels.distribution import OneMagnitude
+from toymodels.distributions.blocks import Blocks
 from toymodels.events import Events, bernoulli_indices, uniforms
 from toymodels.magnitudes import Magnitude, Uniform
 
@@ -125,13 +127,30 @@ class CorrelatedPairs(OneMagnitude):
         values = self.magnitude.sample(len(found), generator=generator)
         return Events(found // self.n_features, found % self.n_features, values)
 
-    def _moment_times(self, v: Float[Tensor, "n_features n"]) -> Float[Tensor, "n_features n"]:
-        mean = self.mean_codes()[:, None]
-        own = (mean * v).reshape(self.n_pairs, 2, -1).sum(1)
+    def _cofiring_times(self, v: Float[Tensor, "n_features n"]) -> Float[Tensor, "n_features n"]:
+        p = self.firing_probs()[:, None]
+        own = (p * v).reshape(self.n_pairs, 2, -1).sum(1)
         strangers = (own.sum(0) - own).repeat_interleave(2, 0)
         partner = v.reshape(self.n_pairs, 2, -1).flip(1).reshape(v.shape)
-        together = self.joint_prob * self.magnitude.mean() ** 2 * partner
-        return self.code_energies()[:, None] * v + mean * strangers + together
+        return p * (v + strangers) + self.joint_prob * partner
+
+    def _given(self, feature: int) -> Blocks:
+        n = self.n_features
+        features = torch.arange(n)
+        both = torch.arange(self.n_pairs).repeat_interleave(2)  # pattern i: the pair i fires
+        alone = self.n_pairs + features
+        rows, ones = torch.cat([both, alone]), torch.ones(2 * n, dtype=torch.float64)
+        patterns = Codes.from_events(
+            rows, features.repeat(2), ones, n_rows=self.n_pairs + n, n_features=n
+        )
+        p, q, r = self.first_prob, self.second_prob, min(self.joint_prob, self.first_prob)
+        lone = torch.tensor([p - r, max(0.0, q - r)], dtype=torch.float64).repeat(self.n_pairs)
+        prob = torch.cat([torch.full_like(lone[::2], r), lone])
+        return Blocks(features // 2, patterns, prob, self.magnitude)._given(feature)
+
+    @classmethod
+    def example(cls) -> Any:
+        return cls(12, 0.15, 0.1, 0.08)
 
     @classmethod
     def strategy(cls) -> Any:
@@ -139,11 +158,15 @@ class CorrelatedPairs(OneMagnitude):
 
         from toymodels.strategies import magnitudes, probs
 
-        def build(n: int, p: float, q: float, share: float, magnitude: Magnitude) -> Any:
+        def build(n: int, law: tuple[float, float, float], magnitude: Magnitude) -> Any:
+            p, q, share = law
             low, high = _joint_range(p, q)
             return cls(n, p, q, low + share * (high - low), magnitude)
 
-        return st.builds(build, st.integers(1, 4), probs(), probs(), probs(), magnitudes())
+        # At the bounds common features are clearly correlated: |r - p q| >= 1/16.
+        common, bound = st.floats(0.25, 0.75), st.sampled_from([1.0, 0.0])
+        laws = st.tuples(probs(), probs(), probs()) | st.tuples(common, common, bound)
+        return st.builds(build, st.integers(1, 4), laws, magnitudes())
 
 
 def _deviation(p: float, q: float) -> float:

@@ -57,11 +57,14 @@ class ExactlyK(OneMagnitude):
         rows, features = cells // self.n_features, cells % self.n_features
         return Events(rows, features, self.magnitude.sample(len(rows), generator=generator))
 
-    def _moment_times(self, v: Float[Tensor, "n_features n"]) -> Float[Tensor, "n_features n"]:
+    def _cofiring_times(self, v: Float[Tensor, "n_features n"]) -> Float[Tensor, "n_features n"]:
         n = self.n_features
         both = self.k * (self.k - 1) / max(1, n * (n - 1))  # a lone feature has no partner
-        cross = both * self.magnitude.mean() ** 2
-        return (self.code_energies()[:, None] - cross) * v + cross * v.sum(0)
+        return (self.firing_probs()[:, None] - both) * v + both * v.sum(0)
+
+    @classmethod
+    def example(cls) -> Any:
+        return cls(24, 4)
 
     @classmethod
     def strategy(cls) -> Any:

@@ -8,7 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from toymodels.checks import check, check_size
+from toymodels.codes import Codes
 from toymodels.distribution import OneMagnitude
+from toymodels.distributions.blocks import Blocks
 from toymodels.events import Events, bernoulli_indices, uniforms
 from toymodels.magnitudes import Magnitude, Uniform
 
@@ -53,11 +55,22 @@ class ExclusiveGroups(OneMagnitude):
         features = groups * self.group_size + (uniform * self.group_size).long()
         return Events(rows, features, self.magnitude.sample(len(rows), generator=generator))
 
-    def _moment_times(self, v: Float[Tensor, "n_features n"]) -> Float[Tensor, "n_features n"]:
-        mean = self.active_prob / self.group_size * self.magnitude.mean()
+    def _cofiring_times(self, v: Float[Tensor, "n_features n"]) -> Float[Tensor, "n_features n"]:
+        p = self.active_prob / self.group_size
         own = v.reshape(self.n_groups, self.group_size, -1).sum(1)
         others = (own.sum(0) - own).repeat_interleave(self.group_size, 0)
-        return self.code_energies()[:, None] * v + mean**2 * others
+        return p * v + p**2 * others
+
+    def _given(self, feature: int) -> Blocks:
+        n = self.n_features
+        features, ones = torch.arange(n), torch.ones(n, dtype=torch.float64)
+        alone = Codes(torch.arange(n + 1), features, ones, n)  # pattern i: feature i fires
+        prob = self.active_prob / self.group_size
+        return Blocks(features // self.group_size, alone, prob, self.magnitude)._given(feature)
+
+    @classmethod
+    def example(cls) -> Any:
+        return cls(4, 6, 0.6)
 
     @classmethod
     def strategy(cls) -> Any:

@@ -37,8 +37,7 @@ class Scaled(Wrapper):
     def _scales(self) -> Float[Tensor, " n_features"]:
         return per_feature(self.scales, self.n_features)
 
-    def _sample(self, n: int, *, generator: torch.Generator) -> Events:
-        events = self.base._sample(n, generator=generator)
+    def _change(self, events: Events, *, generator: torch.Generator) -> Events:
         scales = self._scales().to(events.values)
         return Events(events.rows, events.features, scales[events.features] * events.values)
 

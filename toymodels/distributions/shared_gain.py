@@ -52,8 +52,7 @@ class SharedGain(Wrapper):
         variance = rho * (second - mean**2) / (mean**2 - rho * second)
         return cls(base, LogNormal(-log(1 + variance) / 2, sqrt(log(1 + variance))))
 
-    def _sample(self, n: int, *, generator: torch.Generator) -> Events:
-        events = self.base._sample(n, generator=generator)
+    def _change(self, events: Events, *, generator: torch.Generator) -> Events:
         rows, place = events.rows.unique(return_inverse=True)  # no gain where nothing fires
         gains = self.gain.sample(len(rows), generator=generator)
         return Events(events.rows, events.features, gains[place] * events.values)

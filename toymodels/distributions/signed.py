@@ -45,8 +45,7 @@ class Signed(Wrapper):
     def signed(self) -> bool:
         return True
 
-    def _sample(self, n: int, *, generator: torch.Generator) -> Events:
-        events = self.base._sample(n, generator=generator)
+    def _change(self, events: Events, *, generator: torch.Generator) -> Events:
         uniform = uniforms(len(events.rows), generator=generator)
         positive = uniform < self._positive_probs().to(uniform.device)[events.features]
         values = torch.where(positive, events.values, -events.values)

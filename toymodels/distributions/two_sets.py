@@ -8,7 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from toymodels.checks import check, check_size
+from toymodels.codes import Codes
 from toymodels.distribution import OneMagnitude
+from toymodels.distributions.blocks import Blocks
 from toymodels.events import Events, bernoulli_indices, uniforms
 from toymodels.magnitudes import Magnitude, Uniform
 
@@ -29,8 +31,8 @@ class TwoSets(OneMagnitude):
     Source: Anders, Neo, Hoelscher-Obermaier and Howard 2024, Sparse autoencoders find composed
         features in small toy models: TwoSets(n, n, h, Uniform(0, 1)), h up to 0.75. Sets of one
         size make "uniform over the union" and "a set by a fair coin, then one of it" the same;
-        sets of different sizes do not, and here it is the former. Their options of a favoured
-        combination and of correlated magnitudes are not covered.
+        sets of different sizes do not, and here it is the former. `SharedGain` correlates the
+        magnitudes; their option of a favoured combination is not covered.
     Example:
         >>> TwoSets(2, 3, 0.0).firing_probs().tolist()[1:3]
         [0.5, 0.3333333333333333]
@@ -73,11 +75,27 @@ class TwoSets(OneMagnitude):
         )
         return Events(rows, features, self.magnitude.sample(len(rows), generator=generator))
 
-    def _moment_times(self, v: Float[Tensor, "n_features n"]) -> Float[Tensor, "n_features n"]:
+    def _cofiring_times(self, v: Float[Tensor, "n_features n"]) -> Float[Tensor, "n_features n"]:
         both = (1 - self.one_hot_prob) / (self.n_first * self.n_second)
         first, second = v[: self.n_first].sum(0), v[self.n_first :].sum(0)
         other = torch.cat([second.expand(self.n_first, -1), first.expand(self.n_second, -1)])
-        return self.code_energies()[:, None] * v + both * self.magnitude.mean() ** 2 * other
+        return self.firing_probs()[:, None] * v + both * other
+
+    def _given(self, feature: int) -> Blocks:
+        """It fires, and of the other set at most one feature; of its own set no other."""
+        n = self.n_features
+        features, ones = torch.arange(n), torch.ones(n, dtype=torch.float64)
+        alone = Codes(torch.arange(n + 1), features, ones, n)  # pattern i: feature i fires
+        second = features >= self.n_first
+        both = (1 - self.one_hot_prob) / (self.n_first * self.n_second)
+        share = both / self.firing_probs()[feature]
+        prob = torch.where(second == second[feature], 0.0, share)
+        prob[feature] = 1.0
+        return Blocks(second.long(), alone, prob, self.magnitude)
+
+    @classmethod
+    def example(cls) -> Any:
+        return cls(12, 12, 0.25, Uniform(0.0, 1.0))
 
     @classmethod
     def strategy(cls) -> Any:
