@@ -20,10 +20,14 @@ from toymodels.dictionaries.simplex import simplex
 from toymodels.dictionary import Dictionary
 from toymodels.discovery import all_dictionaries, all_distributions
 from toymodels.distribution import ToyDistribution
+from toymodels.distributions.blocks import Blocks
+from toymodels.distributions.correlated_hierarchy import CorrelatedHierarchy
 from toymodels.distributions.correlated_pairs import CorrelatedPairs
+from toymodels.distributions.dag import Dag
 from toymodels.distributions.exactly_k import ExactlyK
 from toymodels.distributions.exclusive import Exclusive
 from toymodels.distributions.exclusive_groups import ExclusiveGroups
+from toymodels.distributions.gaussian_copula import GaussianCopula
 from toymodels.distributions.hierarchy import Hierarchy
 from toymodels.distributions.independent import Independent
 from toymodels.distributions.mixture import Mixture
@@ -33,6 +37,7 @@ from toymodels.distributions.scaled import Scaled
 from toymodels.distributions.shared_gain import SharedGain
 from toymodels.distributions.signed import Signed
 from toymodels.distributions.two_sets import TwoSets
+from toymodels.distributions.weighted_k import WeightedK
 from toymodels.distributions.zipf import Zipf
 from toymodels.magnitudes import (
     AbsNormal,
@@ -52,14 +57,18 @@ __all__ = [
     "AbsNormal",
     "AbsStudentT",
     "Batch",
+    "Blocks",
     "Codes",
     "Constant",
+    "CorrelatedHierarchy",
     "CorrelatedPairs",
+    "Dag",
     "Dictionary",
     "ExactlyK",
     "Exclusive",
     "ExclusiveGroups",
     "Exponential",
+    "GaussianCopula",
     "Hierarchy",
     "Independent",
     "LogNormal",
@@ -76,6 +85,7 @@ __all__ = [
     "ToyModel",
     "TwoSets",
     "Uniform",
+    "WeightedK",
     "Zipf",
     "all_dictionaries",
     "all_distributions",

@@ -69,8 +69,13 @@ def magnitudes() -> Strategy[Magnitude]:
 def distributions(
     exclude: tuple[type[ToyDistribution], ...] = (),
 ) -> Strategy[ToyDistribution]:
-    """Instances of every distribution in the folder, less those excluded."""
-    return st.one_of([cls.strategy() for cls in all_distributions() if cls not in exclude])
+    """Instances of every distribution in the folder, less those excluded.
+
+    They shrink to independent features where these will do.
+    """
+    kept = [cls for cls in all_distributions() if cls not in exclude]
+    simplest_first = sorted(kept, key=lambda cls: cls.__name__ != "Independent")
+    return st.one_of([cls.strategy() for cls in simplest_first])
 
 
 def simple_distributions() -> Strategy[ToyDistribution]:

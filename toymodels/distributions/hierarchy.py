@@ -1,27 +1,23 @@
 """A hierarchy: a forest of features in which a child fires only if its parent fires."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from itertools import accumulate
 from numbers import Integral
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from toymodels.checks import check, check_size
-from toymodels.distribution import ToyDistribution
-from toymodels.events import Events, bernoulli_indices, uniforms
+from toymodels.events import Events
+from toymodels.forest import TOLERANCE, ForestLaw, comes_before
 from toymodels.magnitudes import Constant, Magnitude, Uniform
 from toymodels.product_law import per_feature_probs
 
-TOLERANCE = 1e-6  # probabilities rounded to float32 may sum to a little more than they should
-
 
 @dataclass(frozen=True, eq=False)
-class Hierarchy(ToyDistribution):
+class Hierarchy(ForestLaw):
     """Feature i fires with probability p_i, exactly as asked for, and only if its parent q fires.
 
     Given the features above, i fires with probability r_i = p_i / p_q (p_i for a root): the
@@ -69,38 +65,6 @@ class Hierarchy(ToyDistribution):
     coupled: bool = False
     magnitude: Magnitude = field(default_factory=Uniform)
 
-    def __post_init__(self) -> None:
-        where = "Hierarchy"
-        check_size(where, number_of_parents=len(self.parents))
-        for i, parent in enumerate(self.parents):
-            if not _comes_before(parent, i):
-                rule = f"-1 (a root) or a feature before {i} as the parent of feature {i}"
-                check(False, where, rule, "list parents before children", parent=parent)
-        if not isinstance(self.exclusive, bool):
-            check(
-                len(self.exclusive) == self.n_features,
-                where,
-                f"exclusive one bool, or one for each of the {self.n_features} features",
-                exclusive_length=len(self.exclusive),
-            )
-        p, above = self.firing_probs(), self._extended_probs()[self._parents]
-        if bool((p > above).any()):
-            i = int((p > above).nonzero()[0])
-            parent, bound = self.parents[i], above[i].item()
-            rule = f"0 <= firing_prob[{i}] <= {bound:.9g}, the firing_prob of its parent {parent}"
-            todo = "a child fires only if its parent does"
-            check(False, where, rule, todo, **{f"firing_prob[{i}]": p[i].item()})
-        total = torch.zeros(self.n_features + 1, dtype=torch.float64)
-        total = total.index_add_(0, self._parents, self._conditional)
-        excess = self._excludes & (total > 1 + TOLERANCE)
-        if bool(excess.any()):
-            q = int(excess.nonzero()[0])
-            bound, share = self._extended_probs()[q].item(), total[q].item()
-            whose = f"the children of feature {q}" if q < self.n_features else "the roots"
-            rule = f"firing probabilities of {whose} that sum to at most {bound:.9g}"
-            todo = f"they exclude one another: divide each by {share:.9g} or more"
-            check(False, where, rule, todo, sum_of_firing_probs=share * bound)
-
     @classmethod
     def from_conditional(
         cls,
@@ -122,7 +86,7 @@ class Hierarchy(ToyDistribution):
         probs: list[float] = []
         for i, (parent, share) in enumerate(zip(parents, r.tolist(), strict=True)):
             # A wrong parent is refused by the constructor.
-            below = _comes_before(parent, i) and parent >= 0
+            below = comes_before(parent, i) and parent >= 0
             probs.append(share * probs[parent] if below else share)
         p = torch.tensor(probs, dtype=torch.float64)
         return cls(parents, p, exclusive, exclusive_roots, coupled, magnitude or Uniform())
@@ -170,10 +134,6 @@ class Hierarchy(ToyDistribution):
         p = by_level.repeat_interleave(torch.tensor(sizes))
         return cls(tuple(parents), p, exclusive, False, coupled, magnitude or Uniform())
 
-    @property
-    def n_features(self) -> int:
-        return len(self.parents)
-
     def _given(self, feature: int) -> "Hierarchy":
         """The features from the root down to this one fire; those they exclude do not."""
         r = self._conditional.clone()
@@ -193,58 +153,8 @@ class Hierarchy(ToyDistribution):
             magnitude=self.magnitude,
         )
 
-    def largest_codes(self) -> Float[Tensor, " n_features"]:
-        return self._strength(self.magnitude.largest())
-
     def _cofiring_times(self, v: Float[Tensor, "n_features n"]) -> Float[Tensor, "n_features n"]:
         return replace(self, magnitude=Constant(1.0))._moment_times(v)
-
-    def firing_probs(self) -> Float[Tensor, " n_features"]:
-        return per_feature_probs("Hierarchy", self.firing_prob, self.n_features)
-
-    def mean_codes(self) -> Float[Tensor, " n_features"]:
-        return self.firing_probs() * self._strength(self.magnitude.mean())
-
-    def code_energies(self) -> Float[Tensor, " n_features"]:
-        return self.firing_probs() * self._strength(self.magnitude.second_moment())
-
-    def _strength(self, moment: float) -> Float[Tensor, " n_features"]:
-        heights = self._depths + 1 if self.coupled else torch.ones_like(self._depths)
-        return torch.tensor(moment, dtype=torch.float64) ** heights
-
-    # The roots are the children of one more feature, number n_features, that always fires.
-
-    @cached_property
-    def _parents(self) -> Int[Tensor, " n_features"]:
-        parents = torch.tensor(self.parents)
-        return torch.where(parents < 0, self.n_features, parents)
-
-    def _extended_probs(self) -> Float[Tensor, " n_features_and_top"]:
-        return torch.cat([self.firing_probs(), torch.ones(1, dtype=torch.float64)])
-
-    @cached_property
-    def _conditional(self) -> Float[Tensor, " n_features"]:
-        """r_i, and 0 below a parent that never fires."""
-        above = self._extended_probs()[self._parents]
-        return torch.where(above > 0, self.firing_probs() / above, 0.0)
-
-    @cached_property
-    def _excludes(self) -> Bool[Tensor, " n_features_and_top"]:
-        below = torch.tensor(self.exclusive).expand(self.n_features)
-        return torch.cat([below, torch.tensor([self.exclusive_roots])])
-
-    @cached_property
-    def _depths(self) -> Int[Tensor, " n_features"]:
-        depths: list[int] = []
-        for parent in self.parents:
-            depths.append(0 if parent < 0 else depths[parent] + 1)
-        return torch.tensor(depths)
-
-    @cached_property
-    def _by_level(self) -> tuple[Int[Tensor, " size"], ...]:
-        """The features of each level, in increasing order."""
-        order = self._depths.argsort(stable=True)
-        return order.split(self._depths.bincount().tolist())
 
     def _moment_times(self, v: Float[Tensor, "n_features n"]) -> Float[Tensor, "n_features n"]:
         """Returns C v in two passes over the forest.
@@ -285,46 +195,13 @@ class Hierarchy(ToyDistribution):
             product[i] = energy[i, None] * v[i] + cross[i, None] * below[i] + mu * b
         return product
 
-    @cached_property
-    def _levels(self) -> "dict[str, tuple[_Level, ...]]":
-        return {}
-
-    def _levels_on(self, device: torch.device) -> "tuple[_Level, ...]":
-        if str(device) not in self._levels:
-            self._levels[str(device)] = tuple(self._make_levels(device))
-        return self._levels[str(device)]
-
-    def _make_levels(self, device: torch.device) -> "Iterator[_Level]":
-        place = torch.zeros(self.n_features + 1, dtype=torch.int64)  # of a feature in its level
-        above = torch.tensor([self.n_features])
-        for level in self._by_level:
-            # Siblings side by side, in the order of their parents above.
-            features = level[place[self._parents[level]].argsort(stable=True)]
-            place[features] = torch.arange(len(features))
-            yield _Level(
-                features.to(device),
-                place[self._parents[features]].to(device),
-                self._conditional[features].to(device),
-                self._excludes[above].to(device),
-            )
-            above = features
-
     def _sample(self, n: int, *, generator: torch.Generator) -> Events:
-        device = generator.device
-        rows = torch.arange(n, device=device)
-        places = torch.zeros(n, dtype=torch.int64, device=device)
-        strengths = torch.ones(n, dtype=torch.float64, device=device)
-        found: list[tuple[Tensor, Tensor, Tensor]] = []
-        for level in self._levels_on(device):
-            events, places = level.draw(places, generator=generator)
-            values = self.magnitude.sample(len(events), generator=generator).to(torch.float64)
-            strengths = values * strengths[events] if self.coupled else values
-            rows = rows[events]
-            found.append((rows, level.features[places], strengths))
-            if len(rows) == 0:
-                break
-        all_rows, features, values = (torch.cat(part) for part in zip(*found, strict=True))
-        return Events(all_rows, features, values.to(torch.float32))
+        levels = self._levels_on(generator.device)
+        return self._descend(
+            n,
+            lambda depth, rows, above: levels[depth].draw(above, generator=generator),
+            generator=generator,
+        )
 
     @classmethod
     def example(cls) -> Any:
@@ -363,90 +240,3 @@ class Hierarchy(ToyDistribution):
             )
 
         return build()
-
-
-@dataclass(frozen=True, eq=False)
-class _Group:
-    """Independent children whose conditional probabilities have the same binary exponent."""
-
-    first: Int[Tensor, " n_above"]  # of each feature above: its children here begin at first[q],
-    count: Int[Tensor, " n_above"]  # and are count[q] entries of
-    children: Int[Tensor, " size"]
-    highest: float
-
-
-class _Level:
-    """Draws the children of the features that fired in the level above.
-
-    Args:
-        features: features of this level, siblings side by side.
-        parents: place of each one's parent in the level above, in increasing order.
-        probs: r, their conditional probabilities.
-        excludes: whether each feature of the level above has children that exclude one another.
-    """
-
-    def __init__(self, features: Tensor, parents: Tensor, probs: Tensor, excludes: Tensor) -> None:
-        n_above = len(excludes)
-        self.features, self.probs = features, probs
-        free = ~excludes[parents] & (probs > 0)
-        exponents = torch.frexp(probs).exponent
-        self.groups = []
-        for exponent in exponents[free].unique().tolist():
-            children = (free & (exponents == exponent)).nonzero()[:, 0]
-            count = parents[children].bincount(minlength=n_above)
-            first = count.cumsum(0) - count
-            self.groups.append(_Group(first, count, children, float(probs[children].max())))
-        # Among exclusive siblings, child k fires if a uniform falls in its interval before ends[k].
-        self.count = torch.where(excludes, parents.bincount(minlength=n_above), 0)
-        self.first = parents.bincount(minlength=n_above).cumsum(0) - self.count
-        self.n_steps = int(self.count.max()).bit_length()
-        sums: list[float] = []
-        previous = -1
-        for parent, prob in zip(parents.tolist(), probs.tolist(), strict=True):
-            sums.append(prob + (sums[-1] if parent == previous else 0.0))
-            previous = parent
-        self.ends = torch.tensor(sums, dtype=torch.float64, device=features.device)
-
-    def draw(
-        self, above: Int[Tensor, " n_above"], *, generator: torch.Generator
-    ) -> tuple[Int[Tensor, " n_events"], Int[Tensor, " n_events"]]:
-        """Returns (events, children): child children[e] fired with the event events[e] above.
-
-        Independent children are drawn over all cells event x child of one group at its highest
-        probability and then thinned, as in `IndependentFiring`; of exclusive ones, at most one by
-        bisection of their cumulative probabilities.
-
-        Args:
-            above: place, in the level above, of each feature that fired.
-        """
-        events, children = [], []
-        for group in self.groups:
-            count = group.count[above]
-            ends = count.cumsum(0)
-            cells = bernoulli_indices(int(ends[-1]), group.highest, generator=generator)
-            event = torch.searchsorted(ends, cells, right=True)
-            offset = cells - (ends - count)[event]
-            child = group.children[group.first[above[event]] + offset]
-            keep = uniforms(len(cells), generator=generator) * group.highest < self.probs[child]
-            events.append(event[keep])
-            children.append(child[keep])
-        if self.n_steps:
-            event = (self.count[above] > 0).nonzero()[:, 0]
-            low = self.first[above[event]]
-            stop = low + self.count[above[event]]
-            total = self.ends[stop - 1].clamp(min=1)  # above 1 only by rounding
-            uniform = uniforms(len(event), generator=generator) * total
-            high = stop
-            for _ in range(self.n_steps):  # the first child with ends > uniform, or stop
-                middle = (low + high) // 2
-                beyond = (low < high) & (self.ends[middle.clamp(max=len(self.ends) - 1)] <= uniform)
-                low, high = torch.where(beyond, middle + 1, low), torch.where(beyond, high, middle)
-            fired = low < stop
-            events.append(event[fired])
-            children.append(low[fired])
-        none = above.new_empty(0)
-        return torch.cat([none, *events]), torch.cat([none, *children])
-
-
-def _comes_before(parent: object, i: int) -> bool:
-    return isinstance(parent, Integral) and -1 <= int(parent) < i
