@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 
 from sae.checks import check
 
-NUMERICS_VERSION = 1  # bumped by whoever changes what a run computes; old runs are then not found
+NUMERICS_VERSION = 2  # bumped by whoever changes what a run computes; old runs are then not found
 
 _DTYPES = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 _DTYPES += ("float16", "float32", "float64", "complex64")  # what safetensors can hold

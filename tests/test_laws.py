@@ -13,9 +13,10 @@ from toymodels.laws import DISTRIBUTION_LAWS, STATISTICAL_LAWS
 @pytest.mark.parametrize("law", DISTRIBUTION_LAWS, ids=lambda law: law.__name__)
 @pytest.mark.parametrize("cls", all_distributions(), ids=lambda cls: cls.__name__)
 def test_law(cls, law):
-    few = law in STATISTICAL_LAWS and settings().max_examples > 50
+    # Each example of a statistical law draws up to a million samples.
+    most = 20 if law in STATISTICAL_LAWS else settings().max_examples
 
-    @settings(max_examples=20 if few else settings().max_examples)  # each draws 20,000 samples
+    @settings(max_examples=min(most, settings().max_examples))
     @given(data=st.data())
     def attempt(data):
         law(data.draw(cls.strategy()), data.draw(tms.generators()))

@@ -91,7 +91,7 @@ class Codes:
         keys = rows * n_features + features
         if not bool((keys.diff() > 0).all()):
             keys, order = keys.sort()
-            features, values = features[order], values[order]
+            features, values = features.index_select(0, order), values.index_select(0, order)
             twice = keys[1:][keys.diff() == 0][:5]
             pairs = [divmod(key, n_features) for key in twice.tolist()]
             check(not pairs, where, "each (row, feature) at most once", repeated=pairs)

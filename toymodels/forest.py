@@ -170,8 +170,8 @@ class ForestLaw(ToyDistribution):
             events, places = draw(depth, rows, places)
             values = self.magnitude.sample(len(events), generator=generator).to(torch.float64)
             strengths = values * strengths[events] if self.coupled else values
-            rows = rows[events]
-            found.append((rows, level.features[places], strengths))
+            rows = rows.index_select(0, events)
+            found.append((rows, level.features.index_select(0, places), strengths))
             if len(rows) == 0:
                 break
         all_rows, features, values = (torch.cat(part) for part in zip(*found, strict=True))

@@ -67,15 +67,18 @@ class Level:
         """
         events, children = [], []
         for group in self.groups:
-            count = group.count[above]
+            count = group.count.index_select(0, above)
             ends = count.cumsum(0)
             cells = bernoulli_indices(int(ends[-1]), group.highest, generator=generator)
             event = torch.searchsorted(ends, cells, right=True)
-            offset = cells - (ends - count)[event]
-            child = group.children[group.first[above[event]] + offset]
-            keep = uniforms(len(cells), generator=generator) * group.highest < self.probs[child]
-            events.append(event[keep])
-            children.append(child[keep])
+            offset = cells - (ends - count).index_select(0, event)
+            first = group.first.index_select(0, above.index_select(0, event))
+            child = group.children.index_select(0, first + offset)
+            uniform = uniforms(len(cells), generator=generator)
+            kept = uniform * group.highest < self.probs.index_select(0, child)
+            keep = kept.nonzero()[:, 0]
+            events.append(event.index_select(0, keep))
+            children.append(child.index_select(0, keep))
         if self.n_steps:
             event = (self.count[above] > 0).nonzero()[:, 0]
             parents = above[event]
@@ -95,10 +98,11 @@ class Level:
         Args:
             parents: places in the level above of features with exclusive children.
         """
-        low = self.first[parents]
-        high = low + self.count[parents]
+        low = self.first.index_select(0, parents)
+        high = low + self.count.index_select(0, parents)
         for _ in range(self.n_steps):
-            middle = (low + high) // 2
-            beyond = (low < high) & (self.ends[middle.clamp(max=len(self.ends) - 1)] <= marks)
+            middle = (low + high) >> 1
+            end = self.ends.index_select(0, middle.clamp(max=len(self.ends) - 1))
+            beyond = (low < high) & (end <= marks)
             low, high = torch.where(beyond, middle + 1, low), torch.where(beyond, high, middle)
         return low

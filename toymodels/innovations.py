@@ -79,10 +79,11 @@ class Innovations:
             event = torch.arange(low, high, device=rows.device).repeat_interleave(count)
             offset = torch.arange(len(event), device=rows.device)
             offset -= (count.cumsum(0) - count).repeat_interleave(count)
-            unit = self.start[above[event]] + offset
-            fired = self.firing.fires(factor, rows[event], unit, generator=generator)
-            found_events.append(event[fired])
-            found_units.append(unit[fired])
+            unit = self.start.index_select(0, above.index_select(0, event)) + offset
+            samples = rows.index_select(0, event)
+            fired = self.firing.fires(factor, samples, unit, generator=generator).nonzero()[:, 0]
+            found_events.append(event.index_select(0, fired))
+            found_units.append(unit.index_select(0, fired))
         return torch.cat(found_events), torch.cat(found_units)
 
     def given_other(

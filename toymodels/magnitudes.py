@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from toymodels.checks import check
-from toymodels.events import uniforms
+from toymodels.events import normals, uniforms
 
 
 class Magnitude(ABC):
@@ -33,10 +33,6 @@ class Magnitude(ABC):
     def largest(self) -> float:
         """Returns the largest possible value, inf where b is unbounded."""
         return math.inf
-
-
-def _normal(n: int, generator: torch.Generator) -> Tensor:
-    return torch.randn(n, dtype=torch.float64, device=generator.device, generator=generator)
 
 
 @dataclass(frozen=True)
@@ -97,7 +93,7 @@ class AbsNormal(Magnitude):
         check(ok, "AbsNormal", "a finite scale > 0", scale=self.scale)
 
     def _sample(self, n: int, generator: torch.Generator) -> Tensor:
-        return self.scale * _normal(n, generator).abs()
+        return self.scale * normals(n, generator=generator).abs()
 
     def mean(self) -> float:
         return self.scale * math.sqrt(2 / math.pi)
@@ -138,7 +134,7 @@ class LogNormal(Magnitude):
         check(ok, "LogNormal", "finite mu, finite sigma >= 0", mu=self.mu, sigma=self.sigma)
 
     def _sample(self, n: int, generator: torch.Generator) -> Tensor:
-        return (self.mu + self.sigma * _normal(n, generator)).exp()
+        return (self.mu + self.sigma * normals(n, generator=generator)).exp()
 
     def mean(self) -> float:
         return math.exp(self.mu + self.sigma**2 / 2)
@@ -163,7 +159,7 @@ class RectifiedNormal(Magnitude):
         check(ok, "RectifiedNormal", "finite mu, finite sigma > 0", mu=self.mu, sigma=self.sigma)
 
     def _sample(self, n: int, generator: torch.Generator) -> Tensor:
-        return (self.mu + self.sigma * _normal(n, generator)).clamp(min=0)
+        return (self.mu + self.sigma * normals(n, generator=generator)).clamp(min=0)
 
     def _at_z(self) -> tuple[float, float]:
         z = self.mu / self.sigma
