@@ -4,32 +4,65 @@ sae = TopK(d_in=8, n_latents=32, k=2, generator=stream(0, "init"))
 result = train(sae, world, TrainConfig(2000, 256), generator=stream(0, "train"))
 """
 
+from sae.architectures.abs_topk import AbsTopK
+from sae.architectures.batch_topk import BatchTopK
+from sae.architectures.gated import Gated
+from sae.architectures.hierarchical_topk import HierarchicalTopK
+from sae.architectures.jump_relu import JumpReLU
+from sae.architectures.matching_pursuit import MatchingPursuit
+from sae.architectures.matryoshka import MatryoshkaBatchTopK, MatryoshkaReLU
+from sae.architectures.multi_topk import MultiTopK
 from sae.architectures.relu import ReLU
+from sae.architectures.tied import TiedLinear, TiedReLU
 from sae.architectures.topk import TopK
-from sae.base import SAE, Loss, SAEOutput
+from sae.base import SAE, Loss, SAEOutput, TiedSAE
 from sae.config import TrainConfig
 from sae.discovery import all_saes
+from sae.evaluation import Evaluation, HeldOut, evaluate
 from sae.files import load, save
+from sae.foreign import from_dictionary_learning, from_sparsify, load_any
 from sae.geometric_median import geometric_median
 from sae.meta import train_meta
+from sae.saelens import from_saelens, to_saelens
 from sae.store import NUMERICS_VERSION, Store
-from sae.train import History, TrainResult, train
+from sae.train import History, TrainingStopped, TrainResult, train
 
 __all__ = [
     "NUMERICS_VERSION",
     "SAE",
+    "AbsTopK",
+    "BatchTopK",
+    "Evaluation",
+    "Gated",
+    "HeldOut",
+    "HierarchicalTopK",
     "History",
+    "JumpReLU",
     "Loss",
+    "MatchingPursuit",
+    "MatryoshkaBatchTopK",
+    "MatryoshkaReLU",
+    "MultiTopK",
     "ReLU",
     "SAEOutput",
     "Store",
+    "TiedLinear",
+    "TiedReLU",
+    "TiedSAE",
     "TopK",
     "TrainConfig",
     "TrainResult",
+    "TrainingStopped",
     "all_saes",
+    "evaluate",
+    "from_dictionary_learning",
+    "from_saelens",
+    "from_sparsify",
     "geometric_median",
     "load",
+    "load_any",
     "save",
+    "to_saelens",
     "train",
     "train_meta",
 ]

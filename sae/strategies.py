@@ -34,13 +34,22 @@ def sizes() -> Strategy[tuple[int, int]]:
     return st.tuples(st.integers(1, 6), st.integers(1, 12))
 
 
+def prefixes(n_latents: int) -> Strategy[tuple[int, ...] | int]:
+    """Fixed prefixes that end at n_latents, or the number of sampled ones."""
+    inner = st.sets(st.integers(1, max(1, n_latents - 1)), max_size=3)
+    fixed = inner.map(lambda drawn: (*sorted(drawn - {n_latents}), n_latents))
+    return st.one_of(fixed, st.integers(1, n_latents))
+
+
 def saes() -> Strategy[SAE]:
     """Fresh instances of every architecture in the folder."""
     return st.one_of([cls.strategy() for cls in all_saes()])
 
 
 def training_configs() -> Strategy[TrainConfig]:
-    """Short runs (up to 12 steps of up to 16 samples) with every field drawn but betas and eps."""
+    """Short runs (up to 12 steps of up to 16 samples) with the schedule drawn, and nothing that
+    some architectures do not have (annealing, control of l0).
+    """
     # Warm-up and decay are eighths of the run, of which together they take at most all.
     eighths = st.integers(0, 8).flatmap(lambda a: st.tuples(st.just(a), st.integers(0, 8 - a)))
     return st.builds(

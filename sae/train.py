@@ -1,64 +1,20 @@
 """Training of one SAE, or of many on the same data: the eager engine."""
 
-import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Sequence
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
 from sae.base import SAE, Loss
-from sae.checks import check, check_finite, check_generator
+from sae.checks import check, check_generator
 from sae.config import TrainConfig
-from sae.geometric_median import geometric_median
+from sae.evaluation import HeldOut, Sampler, World, drawer
+from sae.history import History, Row, TrainingStopped, TrainResult, history
+from sae.member import COEFFICIENTS, Member, NotFinite, coefficient_name, not_finite
 
-
-@runtime_checkable
-class World(Protocol):
-    """What can be sampled for activations: `sample(n, generator=...)` has an `x` [n, d_in]."""
-
-    def sample(self, n: int, *, generator: torch.Generator) -> Any: ...
-
-
-Sampler = Callable[..., Tensor]  # (n, *, generator) -> x [n, d_in]
-
-
-@dataclass(frozen=True, eq=False)
-class History:
-    """How training went, measured on the training batches before each recorded step.
-
-    Args:
-        samples: [n_records], samples seen before the record.
-        terms: the loss terms by name, [n_members, n_records]; NaN where a member has no such term.
-        fvu: [n_members, n_records], sum |x - x_hat|^2 / sum |x - mean|^2; 0 is perfect.
-        l0: [n_members, n_records], mean number of active latents per sample.
-        dead: [n_members, n_records], fraction of latents that count as dead, the recorded batch
-            included.
-    """
-
-    samples: Int[Tensor, " n_records"]
-    terms: dict[str, Float[Tensor, "n_members n_records"]]
-    fvu: Float[Tensor, "n_members n_records"]
-    l0: Float[Tensor, "n_members n_records"]
-    dead: Float[Tensor, "n_members n_records"]
-
-
-@dataclass(frozen=True, eq=False)
-class TrainResult:
-    """Trained SAEs, in the order in which they were given, and how training went."""
-
-    saes: tuple[SAE, ...]
-    history: History
-
-    @property
-    def sae(self) -> SAE:
-        """The one SAE of a solo run."""
-        n = len(self.saes)
-        check(n == 1, "TrainResult.sae", "a run of one SAE", "use .saes", n_members=n)
-        return self.saes[0]
+__all__ = ["History", "Sampler", "TrainResult", "TrainingStopped", "World", "train"]
 
 
 def train(
@@ -67,6 +23,7 @@ def train(
     config: TrainConfig,
     *,
     generator: torch.Generator,
+    held_out: HeldOut | None = None,
 ) -> TrainResult:
     """Returns trained copies of one SAE or of an ensemble; the arguments are not changed.
 
@@ -76,140 +33,132 @@ def train(
     part along them. Long runs show their progress if stderr is a terminal.
 
     Args:
-        saes: one SAE, or several of one architecture and shape; seeds, k and coefficients may
-            differ, and learning rates by `config.lr`.
-        sample: a ToyModel, or a callable (n, *, generator) -> x [n, d_in].
+        saes: one SAE, or several of any architecture, settings, width and dtype for the same
+            d_in; learning rates and l0 targets may differ by `config`.
+        sample: a ToyModel, or a callable (n, *, generator) -> x [n, d_in], which is converted to
+            each member's dtype.
         config: see `TrainConfig`.
         generator: draws the batches, and nothing else.
+        held_out: samples on which each record evaluates the members; None for no evaluation.
     Raises:
-        ValueError: members that do not fit together or with the data; data with NaN; a loss that
-            is no longer finite.
+        ValueError: members that do not fit the data or what the config asks for.
+        TrainingStopped: a batch, a loss or weights with NaN or infinity; a ValueError that holds
+            the last good weights.
     """
     originals = (saes,) if isinstance(saes, SAE) else tuple(saes)
-    rates = _check_members(originals, config)
+    _check_members(originals, config)
     check_generator("train", generator, originals[0].W_dec.device)
-    draw = _drawer(sample)
-    members = [_Member(sae, rate, config) for sae, rate in zip(originals, rates, strict=True)]
+    _check_held_out(held_out, config, generator)
+    draw = drawer("train", sample)
+    n = len(originals)
+    rates, targets = _one_each("lr", config.lr, n), _one_each("target_l0", config.target_l0, n)
+    members = [
+        Member(i, sae, config, lr=rates[i], target_l0=targets[i], generator=generator)
+        for i, sae in enumerate(originals)
+    ]
     record_at = {
         round(i * (config.n_steps - 1) / max(1, config.n_records - 1))
         for i in range(config.n_records)
     }
-    records: list[tuple[int, list[dict[str, float]]]] = []
-    for step in tqdm(range(config.n_steps), disable=None, delay=2, leave=False, unit="step"):
-        x = draw(config.batch_size, generator=generator)
-        if step == 0:
-            _check_data(x, originals[0], config.batch_size)
-            for member in members:
-                member.centre_on(x)
-        losses = [member.step(x, config.lr_scale(step)) for member in members]
-        if step in record_at:
-            rows = [m.record(x, loss) for m, loss in zip(members, losses, strict=True)]
-            records.append((step * config.batch_size, rows))
-    return TrainResult(tuple(member.sae for member in members), _history(records))
+    records: list[tuple[int, list[Row]]] = []
+    try:
+        for step in tqdm(range(config.n_steps), disable=None, delay=2, leave=False, unit="step"):
+            x = draw(config.batch_size, generator=generator)[0]
+            _check_batch(x, originals[0], config.batch_size, step)
+            batches = {m.sae.W_dec.dtype: x.to(m.sae.W_dec.dtype) for m in members}
+            if step == 0:
+                for member in members:
+                    member.centre_on(batches[member.sae.W_dec.dtype])
+            live, rows = [m for m in members if not m.stopped], [Row({}, {}) for _ in members]
+            if held_out is not None and step in record_at:
+                for member in live:
+                    rows[member.i].held_out.update(member.evaluate(held_out))
+                live = [member for member in live if not member.stopped]
+            losses = _step(live, batches)
+            if step in record_at:
+                for member, loss in zip(live, losses, strict=True):
+                    row = member.record(batches[member.sae.W_dec.dtype], loss)
+                    rows[member.i].batch.update(row)
+                records.append((step * config.batch_size, rows))
+            if not live:
+                break
+    except NotFinite as error:
+        raise TrainingStopped(str(error), _result(members, records)) from None
+    return _result(members, records)
 
 
-class _Member:
-    """One SAE in training: its copy, its optimiser, and when its latents last fired."""
-
-    def __init__(self, sae: SAE, lr: float, config: TrainConfig) -> None:
-        self.sae = copy.deepcopy(sae)
-        self.sae.normalise_decoder_()
-        self.lr, self.config = lr, config
-        self.trained = [p for p in self.sae.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(
-            self.trained, lr=lr, betas=config.betas, eps=config.eps, fused=True
-        )
-        self.silent = torch.zeros(sae.n_latents, dtype=torch.int64, device=sae.W_dec.device)
-
-    def centre_on(self, x: Float[Tensor, "batch d_in"]) -> None:
-        if self.sae.bias:
-            with torch.no_grad():
-                self.sae.b_dec.copy_(geometric_median(x))
-
-    def dead(self) -> Tensor:
-        return self.silent >= self.config.dead_after
-
-    def step(self, x: Float[Tensor, "batch d_in"], lr_scale: float) -> Loss:
-        loss = self.sae.loss(x, self.dead())
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.total.backward()
-        self.sae.remove_radial_gradient_()
-        torch.nn.utils.clip_grad_norm_(self.trained, self.config.max_grad_norm)
-        self.optimizer.param_groups[0]["lr"] = self.lr * lr_scale
-        self.optimizer.step()
-        self.sae.normalise_decoder_()
-        fired = (loss.output.latents.detach() != 0).any(0)
-        self.silent = torch.where(fired, 0, self.silent + len(x))
-        return loss
-
-    def record(self, x: Float[Tensor, "batch d_in"], loss: Loss) -> dict[str, float]:
-        check(
-            bool(torch.isfinite(loss.total)),
-            "train",
-            "a finite loss",
-            "lower the learning rate, or look for huge values in the data",
-            total=loss.total.item(),
-        )
-        output = loss.output
-        variance = (x - x.mean(0)).square().sum()
-        fvu = (x - output.x_hat).square().sum() / variance
-        l0 = (output.latents != 0).sum() / len(x)
-        row = {"fvu": fvu, "l0": l0, "dead": self.dead().float().mean(), **loss.terms}
-        return {name: float(value.detach()) for name, value in row.items()}
+def _step(members: list[Member], batches: dict[torch.dtype, Tensor]) -> list[Loss]:
+    """Takes a step with all members, or with none of them if one fails."""
+    try:
+        losses = [member.step(batches[member.sae.W_dec.dtype]) for member in members]
+    except NotFinite:
+        for member in members:
+            member.undo()
+        raise
+    for member, loss in zip(members, losses, strict=True):
+        member.keep(loss)
+    return losses
 
 
-def _history(records: list[tuple[int, list[dict[str, float]]]]) -> History:
-    names = dict.fromkeys(name for _, rows in records for row in rows for name in row)
-
-    def curve(name: str) -> Tensor:
-        columns = [[row.get(name, float("nan")) for row in rows] for _, rows in records]
-        return torch.tensor(columns, dtype=torch.float64).T
-
-    terms = {name: curve(name) for name in names if name not in ("fvu", "l0", "dead")}
-    samples = torch.tensor([seen for seen, _ in records])
-    return History(samples, terms, curve("fvu"), curve("l0"), curve("dead"))
+def _result(members: list[Member], records: list[tuple[int, list[Row]]]) -> TrainResult:
+    trained = [member.n_steps * member.config.batch_size for member in members]
+    coefficients = tuple(member.coefficient for member in members)
+    saes = tuple(member.result() for member in members)
+    return TrainResult(saes, history(records, trained), coefficients)
 
 
-def _check_members(saes: tuple[SAE, ...], config: TrainConfig) -> tuple[float, ...]:
+def _check_members(saes: tuple[SAE, ...], config: TrainConfig) -> None:
     check(len(saes) >= 1, "train", "at least one SAE", n_members=0)
     first = saes[0]
     for i, sae in enumerate(saes):
-        kind = (type(sae).__name__, sae.d_in, sae.n_latents, sae.W_dec.dtype, sae.W_dec.device)
-        want = (type(first).__name__, first.d_in, first.n_latents)
-        want += (first.W_dec.dtype, first.W_dec.device)
-        check(
-            kind == want,
-            "train",
-            f"an ensemble of one architecture, shape, dtype and device, as member 0: {want}",
-            "train the others in a call of their own",
-            **{f"member_{i}": kind},
-        )
-    if not isinstance(config.lr, tuple):
-        return (config.lr,) * len(saes)
-    check(
-        len(config.lr) == len(saes),
-        "train",
-        f"one learning rate, or one for each of the {len(saes)} SAEs",
-        lr=config.lr,
-    )
-    return config.lr
+        kind, want = (sae.d_in, str(sae.W_dec.device)), (first.d_in, str(first.W_dec.device))
+        rule = f"members of one d_in and device, as member 0: {want}"
+        todo = "train the others in a call of their own"
+        check(kind == want, "train", rule, todo, **{f"member_{i}": kind})
+        name, got = coefficient_name(sae), {f"member_{i}": type(sae).__name__}
+        rule = f"SAEs with a sparsity coefficient ({' or '.join(COEFFICIENTS)})"
+        if config.sparsity_warmup > 0:
+            check(name != "", "train", f"{rule} for sparsity_warmup", **got)
+        if _one_each("target_l0", config.target_l0, len(saes))[i] is not None:
+            check(
+                name != "" and getattr(sae, name) > 0, "train", f"{rule} > 0 for target_l0", **got
+            )
+        if config.k_annealing > 0:
+            check(hasattr(sae, "k"), "train", "SAEs with a k for k_annealing", **got)
 
 
-def _drawer(sample: Any) -> Sampler:
-    if hasattr(sample, "sample"):
-        return lambda n, *, generator: sample.sample(n, generator=generator).x
-    check(
-        callable(sample),
-        "train",
-        "sample to be a ToyModel or a callable (n, *, generator) -> x [n, d_in]",
-        sample=type(sample).__name__,
-    )
-    return sample
+def _one_each(name: str, values: Any, n: int) -> tuple[Any, ...]:
+    if not isinstance(values, tuple):
+        return (values,) * n
+    what = {"lr": "learning rate"}.get(name, name)
+    rule = f"one {what}, or one for each of the {n} SAEs"
+    check(len(values) == n, "train", rule, **{name: values})
+    return values
 
 
-def _check_data(x: Tensor, sae: SAE, batch_size: int) -> None:
-    want = (batch_size, sae.d_in)
+def _check_held_out(
+    held_out: HeldOut | None, config: TrainConfig, generator: torch.Generator
+) -> None:
+    if held_out is None:
+        never = config.stop_after == torch.inf
+        check(never, "train", "held_out samples for stop_after", stop_after=config.stop_after)
+        return
+    other = held_out.generator
+    same = other is generator or torch.equal(other.get_state(), generator.get_state())
+    rule = "held_out samples from a stream of their own"
+    todo = 'give held_out another one, such as stream(seed, "eval")'
+    check(not same, "train", rule, todo, **{"held_out.generator": "that of the batches"})
+
+
+def _check_batch(x: Tensor, sae: SAE, batch_size: int, step: int) -> None:
+    want, device = (batch_size, sae.d_in), sae.W_dec.device
     check(tuple(x.shape) == want, "train", f"batches of shape {want}", x_shape=tuple(x.shape))
-    dtype = sae.W_dec.dtype
-    check(x.dtype == dtype, "train", f"data of the SAE's dtype, {dtype}", x_dtype=x.dtype)
-    check_finite("train", x=x)
+    check(x.is_floating_point(), "train", "data of floating point", x_dtype=x.dtype)
+    check(x.device == device, "train", f"data on {device}", x_device=str(x.device))
+    if not bool(torch.isfinite(x.sum())):  # one pass; the sum itself may also overflow
+        finite = torch.isfinite(x)
+        if not bool(finite.all()):
+            first = tuple((~finite).nonzero()[0].tolist())
+            got = {"step": step, f"x{list(first)}": x[first].item()}
+            todo = "remove or replace these entries first"
+            raise not_finite("finite numbers in x", todo, **got)

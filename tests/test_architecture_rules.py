@@ -72,9 +72,12 @@ def dotted(node):
 
 def hidden_randomness(_, source):
     """Global generators, seeds that are sums, and what can load a pickle."""
-    found = set()
+    found, safe = set(), set()
     for node in ast.walk(tree(source)):
-        name = dotted(node)
+        if isinstance(node, ast.Call) and dotted(node.func) == "torch.load":
+            values = [ast.unparse(k.value) for k in node.keywords if k.arg == "weights_only"]
+            safe |= {node.func} if values == ["True"] else set()
+        name = "" if node in safe else dotted(node)
         found |= {name} & {
             "torch.manual_seed",
             "torch.seed",
@@ -133,11 +136,14 @@ RULES = {
             ("x", "import pickle"),
             ("x", "from random import random"),
             ("x", "torch.load(path)"),
+            ("x", "torch.load(path, weights_only=False)"),
+            ("x", "load = torch.load"),
         ],
         [
             ("x", "torch.Generator().manual_seed(3)"),
             ("x", "np.random.SeedSequence(3)"),
             ("x", "a = seeds + 1"),
+            ("x", "torch.load(path, weights_only=True)"),
             ("x", "torch.random.get_rng_state()"),
         ],
     ),

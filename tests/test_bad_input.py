@@ -283,19 +283,6 @@ SAES = [
         "_members=0",
     ),
     (
-        lambda: fit([topk(), topk(n_latents=5)]),
-        "train",
-        "an ensemble of one architecture, shape, dtype and device",
-        "member_1=('TopK', 3, 5,",
-    ),
-    (lambda: fit([topk(), topk().double()]), "train", "an ensemble of one", "torch.float64"),
-    (
-        lambda: fit([topk(), ReLU(3, 4, 0.1, generator=g())]),
-        "train",
-        "an ensemble of one architecture",
-        "member_1=('ReLU'",
-    ),
-    (
         lambda: fit(config=TrainConfig(1, 5, lr=(0.1, 0.2))),
         "train",
         "one for each of the 1 SAEs",
@@ -303,12 +290,6 @@ SAES = [
     ),
     (lambda: fit(sample=3), "train", "a ToyModel or a callable", "sample='int'"),
     (lambda: fit(sample=world()), "train", "batches of shape (5, 3)", "x_shape=(5, 2)"),
-    (
-        lambda: fit(sample=lambda n, *, generator: torch.ones(n, 3).double()),
-        "train",
-        "data of the SAE's dtype, torch.float32",
-        "x_dtype=torch.float64",
-    ),
     (
         lambda: fit(sample=lambda n, *, generator: torch.ones(n, 3).index_fill(0, i(2), NAN)),
         "train",

@@ -237,7 +237,7 @@ def test_decisions_close_to_the_threshold_are_taken_in_float64(spread):
     firing.threshold = threshold
     for tensor in (firing.spread, *(group.spread for group in firing.groups)):
         tensor.fill_(spread)
-    rows, units = firing.draw(u, generator=g)
+    _, units = firing.draw(u, generator=g)
     assert sorted(units.tolist()) == (signs > 0).nonzero()[:, 0].tolist()
     assert not torch.equal((loadings.float() @ u[0].float()) > threshold.float(), signs > 0)
 

@@ -75,14 +75,14 @@ DEFECTS = (
     Defect(
         "members of an ensemble see different batches",
         "sae/train.py",
-        "losses = [member.step(x, config.lr_scale(step)) for member in members]",
-        "losses = [member.step(x if member is members[0] else x.flip(0)[:-1], "
-        "config.lr_scale(step)) for member in members]",
+        "losses = [member.step(batches[member.sae.W_dec.dtype]) for member in members]",
+        "losses = [member.step(batches[member.sae.W_dec.dtype][: None if member is members[0] "
+        "else -1]) for member in members]",
         "tests/test_train.py",
     ),
     Defect(
         "the decoder is not normalised after a step",
-        "sae/train.py",
+        "sae/member.py",
         "        self.optimizer.step()\n        self.sae.normalise_decoder_()\n",
         "        self.optimizer.step()\n",
         "tests/test_sae_laws.py",

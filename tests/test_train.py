@@ -214,10 +214,10 @@ def test_the_schedule_reaches_the_optimiser():
     sae = relu(d_in=4, n_latents=3, l1=1e-3, bias=False).double()
     members, trail = [], []
     module = importlib.import_module("sae.train")
-    original = module._Member
+    original = module.Member
 
-    def member(*args):
-        members.append(original(*args))
+    def member(*args, **options):
+        members.append(original(*args, **options))
         return members[-1]
 
     def sample(n, *, generator):
@@ -226,7 +226,7 @@ def test_the_schedule_reaches_the_optimiser():
 
     config = TrainConfig(4, 16, lr=1e-3, betas=(0.0, 0.0), warmup=0.5, decay=0.5, eps=1e-30)
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(module, "_Member", member)
+        monkeypatch.setattr(module, "Member", member)
         train(sae, sample, config, generator=stream(6, "unused"))
     trail.append(members[0].sae.b_enc.detach())
     steps = [float((b - a).abs().max()) for a, b in itertools.pairwise(trail)]
@@ -350,17 +350,6 @@ def test_an_interrupted_run_leaves_the_originals_intact():
         train(members, sample, TrainConfig(10, 8), generator=stream(11, "train"))
     assert n_calls == [4]
     assert all(same_bits(a, bits(b)) for a, b in zip(before, members, strict=True))
-
-
-def test_a_diverged_run_says_so():
-    n_calls = [0]
-
-    def sample(n, *, generator):
-        n_calls[0] += 1
-        return torch.randn(n, 12, generator=generator) * (torch.inf if n_calls[0] == 3 else 1)
-
-    with pytest.raises(ValueError, match=r"train: expected a finite loss, got total=(nan|inf)"):
-        train(topk(), sample, TrainConfig(10, 8, n_records=2), generator=stream(12, "train"))
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])

@@ -17,6 +17,7 @@ from theory.isotropic import (
     isotropic_fve_floor,
     isotropic_rows,
 )
+from theory.judge import Judgement, judge
 from theory.matching import match
 from theory.recovery import (
     Recovery,
@@ -48,6 +49,7 @@ from theory.statistics import (
 __all__ = [
     "BestSupport",
     "Compressibility",
+    "Judgement",
     "Recovery",
     "SpectralBound",
     "bernstein_radius",
@@ -69,6 +71,7 @@ __all__ = [
     "isotropic_fve_floor",
     "isotropic_rows",
     "isotropic_surrogates",
+    "judge",
     "match",
     "mcdiarmid_radius",
     "omp",

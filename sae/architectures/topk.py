@@ -1,5 +1,6 @@
 """The TopK SAE, with an auxiliary loss that revives dead latents."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,19 +22,43 @@ def keep_largest(
     return torch.zeros_like(pre_acts).scatter(1, indices, values.relu())
 
 
+Keep = Callable[[Tensor, int], Tensor]  # (pre_acts [batch, n], k) -> latents [batch, n]
+
+
+def revival(
+    sae: SAE,
+    x: Float[Tensor, "batch d_in"],
+    output: SAEOutput,
+    dead: Bool[Tensor, " n_latents"],
+    coefficient: float,
+    keep: Keep = keep_largest,
+) -> dict[str, Float[Tensor, ""]]:
+    """Returns the term "aux" of the top-k family, which revives dead latents; empty without any.
+
+    coefficient E|r - r_hat|^2, where r = x - x_hat, held constant, and r_hat = z @ W_dec (no bias:
+    r has it removed already) with z the k_aux latents that `keep` finds among the *dead* ones;
+    k_aux = max(1, d_in // 2) or the number of dead latents if that is smaller.
+
+    Source: Gao et al. 2024, arXiv 2406.04093 (k_aux a power of 2 near d_in / 2).
+    """
+    n_dead = int(dead.sum())
+    if n_dead == 0 or coefficient == 0:
+        return {}
+    candidates = keep(output.pre_acts[:, dead], min(max(1, sae.d_in // 2), n_dead))
+    residual = (x - output.x_hat).detach()
+    return {"aux": coefficient * squared_error(residual, candidates @ sae.W_dec[dead])}
+
+
 class TopK(SAE):
     """latents = the k largest pre-activations, then ReLU, so that l0 <= k.
 
-    loss = E|x - x_hat|^2 + aux_coefficient E|r - r_hat|^2, where r = x - x_hat, held constant, and
-    r_hat = z @ W_dec (no bias: r has it removed already) with z the k_aux largest pre-activations
-    among the *dead* latents, then ReLU; k_aux = max(1, d_in // 2) or the number of dead latents if
-    that is smaller. The second term is 0 while no latent is dead.
+    loss = E|x - x_hat|^2 + `revival`, which is 0 while no latent is dead.
 
     Args:
-        k: active latents per sample, from 1 to n_latents.
-        aux_coefficient: >= 0.
+        k: selected latents per sample, from 1 to n_latents.
+        aux_coefficient: of the revival, >= 0.
         d_in, n_latents, bias, generator: see `SAE`.
-    Source: Gao et al. 2024, arXiv 2406.04093 (coefficient 1/32, k_aux a power of 2 near d_in / 2).
+    Source: Gao et al. 2024, arXiv 2406.04093 (coefficient 1/32).
     """
 
     def __init__(
@@ -47,10 +72,11 @@ class TopK(SAE):
         generator: torch.Generator,
     ) -> None:
         super().__init__(d_in, n_latents, bias=bias, generator=generator)
+        where = type(self).__name__
         ok = isinstance(k, int) and 1 <= k <= n_latents
-        check(ok, "TopK", f"an integer 1 <= k <= {n_latents} (n_latents)", k=k)
+        check(ok, where, f"an integer 1 <= k <= {n_latents} (n_latents)", k=k)
         ok = 0 <= aux_coefficient < float("inf")
-        check(ok, "TopK", "a finite aux_coefficient >= 0", aux_coefficient=aux_coefficient)
+        check(ok, where, "a finite aux_coefficient >= 0", aux_coefficient=aux_coefficient)
         self.k, self.aux_coefficient = k, aux_coefficient
 
     def max_l0(self) -> int:
@@ -65,15 +91,7 @@ class TopK(SAE):
         self, x: Float[Tensor, "batch d_in"], output: SAEOutput, dead: Bool[Tensor, " n_latents"]
     ) -> dict[str, Float[Tensor, ""]]:
         terms = {"mse": squared_error(x, output.x_hat)}
-        n_dead = int(dead.sum())
-        if n_dead and self.aux_coefficient > 0:
-            k_aux = min(max(1, self.d_in // 2), n_dead)
-            candidates = keep_largest(output.pre_acts[:, dead], k_aux)
-            residual = (x - output.x_hat).detach()
-            terms["aux"] = self.aux_coefficient * squared_error(
-                residual, candidates @ self.W_dec[dead]
-            )
-        return terms
+        return terms | revival(self, x, output, dead, self.aux_coefficient)
 
     @classmethod
     def strategy(cls) -> Any:
