@@ -106,7 +106,7 @@ def test_a_distribution_of_ones_own_gets_all_laws_in_its_own_repository(tmp_path
         (folder / "twins.py").write_text(law.replace(right, wrong) if right else law)
         (folder / "test_twins.py").write_text(test)
         run = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"],
+            [sys.executable, "-m", "pytest", "-qx", "-p", "no:cacheprovider", "-p", "no:xdist"],
             cwd=folder,
             capture_output=True,
             text=True,
@@ -288,8 +288,13 @@ def _flags(command):
     """The flags of a documented command, from its own definition; None if it is not ours."""
     if command.startswith("python -m figures"):
         return {field.name.rstrip("_") for field in dataclasses.fields(Options)}
-    for name in ("list", "check", "falsify"):
-        function = getattr(theory_cli, f"{name}_claims", None) or theory_cli.falsify_claim
+    functions = {
+        "list": theory_cli.list_claims,
+        "check": theory_cli.check_claims,
+        "falsify": theory_cli.falsify_claim,
+        "judge": theory_cli.judge_sae,
+    }
+    for name, function in functions.items():
         if command.startswith(f"python -m theory {name}"):
             return set(inspect.signature(function).parameters)
     return None
