@@ -1,5 +1,6 @@
 """Judging an SAE: planted truths, structureless latents, and the command line."""
 
+import importlib
 import inspect
 import json
 import math
@@ -10,11 +11,12 @@ import scipy.stats
 import torch
 
 import theory.__main__ as cli
-import theory.judge as judging
 from sae import AbsTopK, ReLU, save, to_saelens
 from theory import best_support, isotropic_fve_bound, isotropic_rows, omp, recovery_radius
 from theory.judge import judge, meta_dictionary
 from toymodels import Constant, Independent, ToyModel, Uniform, orthonormal, presets, stream
+
+judging = importlib.import_module("theory.judge")  # the module: `theory.judge` is its function
 
 ALPHA = 1e-10
 

@@ -13,8 +13,8 @@ from toymodels.laws import DISTRIBUTION_LAWS, STATISTICAL_LAWS
 @pytest.mark.parametrize("law", DISTRIBUTION_LAWS, ids=lambda law: law.__name__)
 @pytest.mark.parametrize("cls", all_distributions(), ids=lambda cls: cls.__name__)
 def test_law(cls, law):
-    # Each example of a statistical law draws up to a million samples.
-    most = 20 if law in STATISTICAL_LAWS else settings().max_examples
+    # Each example of a statistical law draws up to a million samples; and there are many classes.
+    most = 20 if law in STATISTICAL_LAWS else 200
 
     @settings(max_examples=min(most, settings().max_examples))
     @given(data=st.data())
