@@ -91,13 +91,16 @@ class Innovations:
     ) -> Float[Tensor, "rows columns"]:
         """Returns P(second fires | first fires and both parents fire), for children not the same.
 
-        0 for exclusive siblings, else P(both units fire) / (R R') times r of the second.
+        0 for exclusive siblings, else P(the second unit fires | the first does) times the share of
+        the second child in its unit. (Not by way of R R', which underflows for R below 1e-154.)
         """
         # Each pair of units is computed once, though many features lie below it.
         ones, row = self.unit[first].unique(return_inverse=True)
         others, column = self.unit[second].unique(return_inverse=True)
         p, q = self.firing.probs[ones, None], self.firing.probs[others]
         latent = self.firing.loadings[ones] @ self.firing.loadings[others].T
-        ratio = torch.where(p * q > 0, joint_prob(p, q, latent) / (p * q), 1.0)
-        ratio = torch.where(ones[:, None] == others, 0.0, ratio)
-        return ratio[row][:, column] * self.probs[second]
+        follows = torch.where(p > 0, joint_prob(p, q, latent) / p, q)
+        follows = torch.where(ones[:, None] == others, 0.0, follows)
+        whole = q[column]
+        share = torch.where(whole > 0, self.probs[second] / whole, 0.0)
+        return follows[row][:, column] * share
