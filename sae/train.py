@@ -1,18 +1,20 @@
-"""Training of one SAE, or of many on the same data: the eager engine."""
+"""Training of one SAE, or of many on the same data."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from sae.base import SAE, Loss
+from sae.base import SAE
+from sae.batches import Batches, Drawn
 from sae.checks import check, check_generator
 from sae.config import TrainConfig
-from sae.evaluation import HeldOut, Sampler, World, drawer
+from sae.engines.choice import choose
+from sae.engines.engine import StepFailed
+from sae.evaluation import HeldOut, Sampler, World
 from sae.history import History, Row, TrainingStopped, TrainResult, history
-from sae.member import COEFFICIENTS, Member, NotFinite, coefficient_name, not_finite
+from sae.member import COEFFICIENTS, Member, NotFinite, coefficient_name
 
 __all__ = ["History", "Sampler", "TrainResult", "TrainingStopped", "World", "train"]
 
@@ -24,6 +26,7 @@ def train(
     *,
     generator: torch.Generator,
     held_out: HeldOut | None = None,
+    engine: str = "auto",
 ) -> TrainResult:
     """Returns trained copies of one SAE or of an ensemble; the arguments are not changed.
 
@@ -40,8 +43,10 @@ def train(
         config: see `TrainConfig`.
         generator: draws the batches, and nothing else.
         held_out: samples on which each record evaluates the members; None for no evaluation.
+        engine: a name in `engines()`, or "auto" for the fastest that can train each member. Each
+            takes the same steps on the same batches, up to rounding.
     Raises:
-        ValueError: members that do not fit the data or what the config asks for.
+        ValueError: members that do not fit the data, the engine or what the config asks for.
         TrainingStopped: a batch, a loss or weights with NaN or infinity; a ValueError that holds
             the last good weights.
     """
@@ -49,62 +54,110 @@ def train(
     _check_members(originals, config)
     check_generator("train", generator, originals[0].W_dec.device)
     _check_held_out(held_out, config, generator)
-    draw = drawer("train", sample)
-    n = len(originals)
-    rates, targets = _one_each("lr", config.lr, n), _one_each("target_l0", config.target_l0, n)
-    members = [
-        Member(i, sae, config, lr=rates[i], target_l0=targets[i], generator=generator)
-        for i, sae in enumerate(originals)
-    ]
-    record_at = {
-        round(i * (config.n_steps - 1) / max(1, config.n_records - 1))
-        for i in range(config.n_records)
-    }
-    records: list[tuple[int, list[Row]]] = []
+    batches = Batches(sample, config.batch_size, originals[0], generator=generator)
+    run = _Run(originals, batches, config, engine)
     try:
-        for step in tqdm(range(config.n_steps), disable=None, delay=2, leave=False, unit="step"):
-            x = draw(config.batch_size, generator=generator)[0]
-            _check_batch(x, originals[0], config.batch_size, step)
-            batches = {m.sae.W_dec.dtype: x.to(m.sae.W_dec.dtype) for m in members}
-            if step == 0:
-                for member in members:
-                    member.centre_on(batches[member.sae.W_dec.dtype])
-            live, rows = [m for m in members if not m.stopped], [Row({}, {}) for _ in members]
-            if held_out is not None and step in record_at:
-                for member in live:
-                    rows[member.i].held_out.update(member.evaluate(held_out))
-                live = [member for member in live if not member.stopped]
-            losses = _step(live, batches)
-            if step in record_at:
-                for member, loss in zip(live, losses, strict=True):
-                    row = member.record(batches[member.sae.W_dec.dtype], loss)
-                    rows[member.i].batch.update(row)
-                records.append((step * config.batch_size, rows))
-            if not live:
-                break
+        run.to_the_end(held_out)
     except NotFinite as error:
-        raise TrainingStopped(str(error), _result(members, records)) from None
-    return _result(members, records)
+        raise TrainingStopped(str(error), run.result()) from None
+    return run.result()
 
 
-def _step(members: list[Member], batches: dict[torch.dtype, Tensor]) -> list[Loss]:
-    """Takes a step with all members, or with none of them if one fails."""
-    try:
-        losses = [member.step(batches[member.sae.W_dec.dtype]) for member in members]
-    except NotFinite:
-        for member in members:
-            member.undo()
-        raise
-    for member, loss in zip(members, losses, strict=True):
-        member.keep(loss)
-    return losses
+class _Run:
+    """All members, each with its engine, on their way through the same batches."""
 
+    def __init__(
+        self, saes: Sequence[SAE], batches: Batches, config: TrainConfig, engine: str
+    ) -> None:
+        n, self.batches, self.config = len(saes), batches, config
+        rates = _one_each("lr", config.lr, n)
+        targets = _one_each("target_l0", config.target_l0, n)
+        kinds = choose(engine, saes, config)
+        self.members: list[Member] = [
+            kind.member(i, sae, config, lr=lr, target_l0=target, generator=batches.generator)
+            for i, (kind, sae, lr, target) in enumerate(
+                zip(kinds, saes, rates, targets, strict=True)
+            )
+        ]
+        self.engines = [
+            kind([m for m, own in zip(self.members, kinds, strict=True) if own is kind])
+            for kind in dict.fromkeys(kinds)
+        ]
+        self.step = 0
+        self.records: list[tuple[int, list[Row]]] = []
 
-def _result(members: list[Member], records: list[tuple[int, list[Row]]]) -> TrainResult:
-    trained = [member.n_steps * member.config.batch_size for member in members]
-    coefficients = tuple(member.coefficient for member in members)
-    saes = tuple(member.result() for member in members)
-    return TrainResult(saes, history(records, trained), coefficients)
+    def to_the_end(self, held_out: HeldOut | None) -> None:
+        """Takes all steps that are left.
+
+        Raises:
+            NotFinite: the members are as they were before the step that it names.
+        """
+        n_steps, last = self.config.n_steps, self.config.n_records - 1
+        record_at = sorted({round(i * (n_steps - 1) / last) for i in range(last + 1)})
+        at_once = min(engine.steps_at_once for engine in self.engines)
+        with tqdm(
+            total=n_steps, initial=self.step, disable=None, delay=2, leave=False, unit="step"
+        ) as bar:
+            while self.step < n_steps:
+                now = self.step in record_at
+                stop = next((s for s in record_at if s > self.step), n_steps)
+                drawn, error = self._draw(min(stop - self.step, at_once))
+                rows = [Row({}, {}) for _ in self.members]
+                if now and held_out is not None:
+                    for member in self.members:
+                        if not member.stopped:
+                            rows[member.i].held_out.update(member.evaluate(held_out))
+                over = all(member.stopped for member in self.members)
+                taken = {} if over else self._advance(drawn, record=now)
+                if now:
+                    for i, row in taken.items():
+                        rows[i].batch.update(row)
+                    self.records.append((self.step * self.config.batch_size, rows))
+                if over:
+                    break
+                self.step += len(drawn)
+                bar.update(len(drawn))
+                if error is not None:
+                    raise error
+
+    def _draw(self, n: int) -> tuple[list[Drawn], NotFinite | None]:
+        """Returns the next n batches, or those before one that is not finite, and its error."""
+        drawn: list[Drawn] = []
+        error: NotFinite | None = None
+        try:
+            for i in range(n):
+                drawn.append(self.batches.draw(self.step + i))
+        except NotFinite as found:
+            if not drawn:
+                raise
+            error = found
+        if self.step == 0:
+            for member in self.members:
+                member.centre_on(drawn[0].to(member.sae.W_dec.dtype))
+        return drawn, error
+
+    def _advance(self, drawn: list[Drawn], *, record: bool) -> dict[int, dict[str, float]]:
+        """Takes these steps with all members; if one fails, the steps before it."""
+        rows: dict[int, dict[str, float]] = {}
+        failed: StepFailed | None = None
+        for engine in self.engines:
+            try:
+                rows |= engine.advance(drawn, record=record)
+            except StepFailed as error:
+                failed = error if failed is None or error.after < failed.after else failed
+        if failed is None:
+            return rows
+        for engine in self.engines:
+            engine.undo()
+            if failed.after:
+                engine.advance(drawn[: failed.after], record=False)
+        raise failed
+
+    def result(self) -> TrainResult:
+        trained = [member.n_steps * self.config.batch_size for member in self.members]
+        coefficients = tuple(member.coefficient for member in self.members)
+        saes = tuple(member.result() for member in self.members)
+        return TrainResult(saes, history(self.records, trained), coefficients)
 
 
 def _check_members(saes: tuple[SAE, ...], config: TrainConfig) -> None:
@@ -148,17 +201,3 @@ def _check_held_out(
     rule = "held_out samples from a stream of their own"
     todo = 'give held_out another one, such as stream(seed, "eval")'
     check(not same, "train", rule, todo, **{"held_out.generator": "that of the batches"})
-
-
-def _check_batch(x: Tensor, sae: SAE, batch_size: int, step: int) -> None:
-    want, device = (batch_size, sae.d_in), sae.W_dec.device
-    check(tuple(x.shape) == want, "train", f"batches of shape {want}", x_shape=tuple(x.shape))
-    check(x.is_floating_point(), "train", "data of floating point", x_dtype=x.dtype)
-    check(x.device == device, "train", f"data on {device}", x_device=str(x.device))
-    if not bool(torch.isfinite(x.sum())):  # one pass; the sum itself may also overflow
-        finite = torch.isfinite(x)
-        if not bool(finite.all()):
-            first = tuple((~finite).nonzero()[0].tolist())
-            got = {"step": step, f"x{list(first)}": x[first].item()}
-            todo = "remove or replace these entries first"
-            raise not_finite("finite numbers in x", todo, **got)

@@ -74,15 +74,14 @@ DEFECTS = (
     ),
     Defect(
         "members of an ensemble see different batches",
-        "sae/train.py",
-        "losses = [member.step(batches[member.sae.W_dec.dtype]) for member in members]",
-        "losses = [member.step(batches[member.sae.W_dec.dtype][: None if member is members[0] "
-        "else -1]) for member in members]",
+        "sae/engines/eager.py",
+        "x = batch.to(member.sae.W_dec.dtype)",
+        "x = batch.to(member.sae.W_dec.dtype)[: None if member is self.members[0] else -1]",
         "tests/test_train.py",
     ),
     Defect(
         "the decoder is not normalised after a step",
-        "sae/member.py",
+        "sae/engines/eager.py",
         "        self.optimizer.step()\n        self.sae.normalise_decoder_()\n",
         "        self.optimizer.step()\n",
         "tests/test_sae_laws.py",

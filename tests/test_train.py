@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from sae import ReLU, TopK, TrainConfig, geometric_median, train
 from sae import strategies as saes
+from sae.engines import eager
 from theory import recovery
 from toymodels import Independent, ToyModel, random_unit, stream
 from toymodels import strategies as tms
@@ -213,8 +214,7 @@ def test_the_schedule_reaches_the_optimiser():
     x = torch.randn(16, 4, dtype=torch.float64, generator=stream(6, "train"))
     sae = relu(d_in=4, n_latents=3, l1=1e-3, bias=False).double()
     members, trail = [], []
-    module = importlib.import_module("sae.train")
-    original = module.Member
+    original = eager.EagerMember
 
     def member(*args, **options):
         members.append(original(*args, **options))
@@ -226,7 +226,7 @@ def test_the_schedule_reaches_the_optimiser():
 
     config = TrainConfig(4, 16, lr=1e-3, betas=(0.0, 0.0), warmup=0.5, decay=0.5, eps=1e-30)
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(module, "Member", member)
+        monkeypatch.setattr(eager, "EagerMember", member)
         train(sae, sample, config, generator=stream(6, "unused"))
     trail.append(members[0].sae.b_enc.detach())
     steps = [float((b - a).abs().max()) for a, b in itertools.pairwise(trail)]

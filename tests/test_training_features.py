@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import importlib
 import itertools
 import math
 
@@ -30,9 +29,10 @@ from sae import (
     all_saes,
     train,
 )
-from sae import member as member_file
 from sae import strategies as saes
+from sae.engines import eager
 from sae.evaluation import HeldOut, evaluate
+from sae.member import coefficient_name
 from sae.resampling import resample_
 from sae.train import TrainingStopped
 from toymodels import Independent, ToyModel, random_unit, stream
@@ -154,10 +154,9 @@ def test_settings_survive_a_loss_that_fails():
     taken = []
     sae = Fails(12, 30, 0.4, generator=stream(0, "init"))
     with pytest.MonkeyPatch.context() as monkeypatch:
-        module = importlib.import_module("sae.train")
-        original = module.Member
+        original = eager.EagerMember
         monkeypatch.setattr(
-            module, "Member", lambda *a, **k: taken.append(original(*a, **k)) or taken[-1]
+            eager, "EagerMember", lambda *a, **k: taken.append(original(*a, **k)) or taken[-1]
         )
         with pytest.raises(RuntimeError, match="planted"):
             fit(sae, dataclasses.replace(FLAT, sparsity_warmup=0.5))
@@ -378,7 +377,7 @@ def test_resampling_happens_every_so_many_samples(monkeypatch):
         batches.append(n)
         return torch.randn(n, 12, generator=generator)
 
-    monkeypatch.setattr(member_file, "resample_", spy)
+    monkeypatch.setattr(eager, "resample_", spy)
     config = dataclasses.replace(FLAT, n_steps=10, batch_size=10, resample_every=25)
     fit(topk(), config, data=sample)
     assert calls == [3, 5, 8, 10]  # where 25, 50, 75, 100 samples are reached
@@ -414,8 +413,7 @@ def test_resampling_draws_apart_from_what_the_architecture_draws():
 def assert_the_average_is_that_of_all_steps(decay, dtype=torch.float32):
     """sum_t decay^(T - t) w_t / sum_t decay^(T - t) over the weights after each step, unit rows."""
     trail, taken = [], []
-    module = importlib.import_module("sae.train")
-    original = module.Member
+    original = eager.EagerMember
 
     def member(*args, **options):
         taken.append(original(*args, **options))
@@ -427,7 +425,7 @@ def assert_the_average_is_that_of_all_steps(decay, dtype=torch.float32):
 
     config = dataclasses.replace(FLAT, n_steps=12, ema=decay)
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(module, "Member", member)
+        monkeypatch.setattr(eager, "EagerMember", member)
         averaged = fit(topk().to(dtype), config, 4, sample).sae
     trail.append(bits(taken[0].sae))
     plain = fit(topk().to(dtype), dataclasses.replace(config, ema=0.0), 4).sae
@@ -442,12 +440,12 @@ def assert_the_average_is_that_of_all_steps(decay, dtype=torch.float32):
         assert not torch.allclose(value, dict(plain.named_parameters())[name], atol=1e-4)
 
 
-class WithoutCorrection(member_file.Member):
+class WithoutCorrection(eager.EagerMember):
     """A broken twin: the average starts at the initial weights and is never corrected for it."""
 
-    def keep(self, loss):
+    def _take_average(self):
         before = [average.clone() for average in self.average]
-        super().keep(loss)
+        super()._take_average()
         for average, start, p in zip(self.average, before, self.trained, strict=bool(before)):
             average.copy_(self.config.ema * start + (1 - self.config.ema) * p.detach().double())
 
@@ -455,7 +453,7 @@ class WithoutCorrection(member_file.Member):
 def test_averaged_weights_equal_a_naive_sum(monkeypatch):
     assert_the_average_is_that_of_all_steps(0.9)
     assert_the_average_is_that_of_all_steps(0.9, torch.float64)
-    monkeypatch.setattr(importlib.import_module("sae.train"), "Member", WithoutCorrection)
+    monkeypatch.setattr(eager, "EagerMember", WithoutCorrection)
     with pytest.raises(AssertionError):
         assert_the_average_is_that_of_all_steps(0.9)
 
@@ -538,7 +536,7 @@ def assert_members_stop_for_themselves():
     assert min(ends) < 120 * 16
 
 
-class StopsWithTheFirst(member_file.Member):
+class StopsWithTheFirst(eager.EagerMember):
     """A broken twin: all members share one flag."""
 
     shared = (False,)
@@ -555,7 +553,7 @@ class StopsWithTheFirst(member_file.Member):
 
 def test_members_stop_by_samples_each_for_itself(monkeypatch):
     assert_members_stop_for_themselves()
-    monkeypatch.setattr(importlib.import_module("sae.train"), "Member", StopsWithTheFirst)
+    monkeypatch.setattr(eager, "EagerMember", StopsWithTheFirst)
     with pytest.raises(AssertionError):
         assert_members_stop_for_themselves()
 
@@ -584,7 +582,7 @@ EVERYONE = (
     TopK(5, 8, 2, generator=g()).double(),
 )
 WITH_K = tuple(sae for sae in EVERYONE if hasattr(sae, "k"))
-WITH_COEFFICIENT = tuple(sae for sae in EVERYONE if member_file.coefficient_name(sae))
+WITH_COEFFICIENT = tuple(sae for sae in EVERYONE if coefficient_name(sae))
 
 
 def test_the_mixed_ensembles_hold_every_architecture():
@@ -648,7 +646,7 @@ def test_all_members_together_equal_solo_runs(members, options):
 
 def test_a_shared_draw_is_caught(monkeypatch):
     """Broken twin: one generator for the resampling of all members."""
-    monkeypatch.setattr(member_file, "_derived", lambda generator, purpose: SHARED)
+    monkeypatch.setattr(eager, "_derived", lambda generator, purpose: SHARED)
     with pytest.raises(AssertionError):
         assert_members_equal_solo_runs(list(EVERYONE), SHORT, 11)
 

@@ -78,13 +78,29 @@ class ToyModel:
         return self._batch(codes, generator)
 
     def _batch(self, codes: Codes, generator: torch.Generator) -> Batch:
-        x = codes.decode(self.dictionary.vectors)
-        if self.bias is not None:
-            x = x + self.bias.to(x)
+        x = self._clean(codes)
         if self.noise_std > 0:
             noise = torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
             x = x + self.noise_std * noise
         return Batch(x if self.scale == 1 else self.scale * x, codes)
+
+    def activations(self, codes: Codes) -> Float[Tensor, "batch d_in"]:
+        """Returns scale (sum_i a_i d_i + bias): the activations of codes, without noise."""
+        x = self._clean(codes)
+        return x if self.scale == 1 else self.scale * x
+
+    def linear_map(self) -> tuple[Tensor, Tensor] | None:
+        """Returns (vectors [n_features, d_in], offset [d_in]) with x = codes @ vectors + offset, up
+        to rounding, in the dictionary's dtype; None with noise, where codes do not determine x."""
+        if self.noise_std > 0:
+            return None
+        vectors = self.dictionary.vectors
+        offset = torch.zeros_like(vectors[0]) if self.bias is None else self.bias.to(vectors)
+        return self.scale * vectors, self.scale * offset
+
+    def _clean(self, codes: Codes) -> Float[Tensor, "batch d_in"]:
+        x = codes.decode(self.dictionary.vectors)
+        return x if self.bias is None else x + self.bias.to(x)
 
     def normalised(self, mean_square: float | None = None) -> "ToyModel":
         """Returns the world scaled so that E|x|^2 = mean_square, by default d_in. Exact.
