@@ -62,10 +62,19 @@ class ToyDistribution(ABC):
         """
         where = type(self).__name__ + ".sample_given"
         check_size(where, n=n)
+        self._check_can_fire(where, feature, "a feature that can fire")
+        return self._codes(self._sample_given(n, feature, generator=generator), n)
+
+    def _sample_given(self, n: int, feature: int, *, generator: torch.Generator) -> Events:
+        """Returns the events of `n` samples given that `feature`, of positive probability, fires.
+
+        A law without `_given` that can do better than rejection writes its own.
+        """
         try:
-            return self.given(feature).sample(n, generator=generator)
+            return self._given(feature)._sample(n, generator=generator)
         except NotImplementedError:
             prob = self.firing_probs()[feature].item()
+        where = type(self).__name__ + ".sample_given"
         todo = "its conditional law is not known in closed form, and samples would be rejected"
         rule = f"a feature of firing probability at least {LEAST_REJECTED_PROB}"
         check(prob >= LEAST_REJECTED_PROB, where, rule, todo, feature=feature, firing_prob=prob)
@@ -73,17 +82,15 @@ class ToyDistribution(ABC):
         n_found = 0
         while n_found < n:
             n_drawn = int((n - n_found) / prob * 1.1) + 10
-            codes = self.sample(n_drawn, generator=generator)
-            rows = codes.rows()
-            place = torch.full((n_drawn,), -1, device=rows.device)
-            kept = rows[codes.indices == feature][: n - n_found]
-            place[kept] = n_found + torch.arange(len(kept), device=rows.device)
-            keep = place[rows] >= 0
-            parts.append(Events(place[rows][keep], codes.indices[keep], codes.values[keep]))
+            events = self._sample(n_drawn, generator=generator)
+            kept = events.rows[events.features == feature].sort().values[: n - n_found]
+            place = torch.full((n_drawn,), -1, device=kept.device)
+            place[kept] = n_found + torch.arange(len(kept), device=kept.device)
+            rows = place[events.rows]
+            keep = rows >= 0
+            parts.append(Events(rows[keep], events.features[keep], events.values[keep]))
             n_found += len(kept)
-        return self._codes(
-            Events(*(torch.cat([getattr(p, f) for p in parts]) for f in Events.__annotations__)), n
-        )
+        return Events(*(torch.cat([getattr(p, f) for p in parts]) for f in Events.__annotations__))
 
     def given(self, *features: int) -> "ToyDistribution":
         """Returns the law of the codes given that all these features fire.
@@ -99,12 +106,15 @@ class ToyDistribution(ABC):
         check(len(features) > 0, where, "at least one feature", features=features)
         law: ToyDistribution = self
         for feature in features:
-            inside = 0 <= feature < self.n_features
-            check(inside, where, f"a feature in [0, {self.n_features})", feature=feature)
-            possible = law.firing_probs()[feature].item() > 0
-            check(possible, where, "features that can fire together", features=features)
+            law._check_can_fire(where, feature, "features that can fire together")
             law = law._given(feature)
         return law
+
+    def _check_can_fire(self, where: str, feature: int, rule: str) -> None:
+        inside = 0 <= feature < self.n_features
+        check(inside, where, f"a feature in [0, {self.n_features})", feature=feature)
+        prob = self.firing_probs()[feature].item()
+        check(prob > 0, where, rule, feature=feature, firing_prob=prob)
 
     def _given(self, feature: int) -> "ToyDistribution":
         """Returns the law given that `feature`, of positive probability, fires."""

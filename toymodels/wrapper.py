@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from toymodels.codes import Codes
 from toymodels.distribution import ToyDistribution
 from toymodels.events import Events
 
@@ -39,15 +38,9 @@ class Wrapper(ToyDistribution):
     def _sample(self, n: int, *, generator: torch.Generator) -> Events:
         return self._change(self.base._sample(n, generator=generator), generator=generator)
 
-    def sample_given(self, n: int, feature: int, *, generator: torch.Generator) -> Codes:
-        codes = self.base.sample_given(n, feature, generator=generator)
-        events = Events(codes.rows(), codes.indices, codes.values)
-        return self._codes(self._change(events, generator=generator), n)
+    def _sample_given(self, n: int, feature: int, *, generator: torch.Generator) -> Events:
+        events = self.base._sample_given(n, feature, generator=generator)
+        return self._change(events, generator=generator)
 
     def _given(self, feature: int) -> Any:
         return replace(self, base=self.base._given(feature))  # type: ignore[type-var]
-
-
-def per_feature(values: float | Tensor, n_features: int) -> Float[Tensor, " n_features"]:
-    """Returns one value per feature, float64, of a number or [n_features] values."""
-    return torch.as_tensor(values, dtype=torch.float64).expand(n_features)

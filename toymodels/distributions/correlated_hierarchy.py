@@ -9,8 +9,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from toymodels.blockwise import symmetric_times
-from toymodels.checks import check, check_size
-from toymodels.codes import Codes
 from toymodels.distributions.hierarchy import Hierarchy
 from toymodels.events import Events
 from toymodels.forest import ForestLaw
@@ -120,24 +118,9 @@ class CorrelatedHierarchy(ForestLaw):
 
         return self._descend(n, draw, generator=generator)
 
-    def sample_given(self, n: int, feature: int, *, generator: torch.Generator) -> Codes:
-        """Returns the codes of `n` independent samples in all of which `feature` fires.
-
-        On each level of its path the factor is drawn given that the path's innovation fires, then
-        the rest given the factor; at the cost of a sample, however rare the feature.
-
-        Args:
-            n: number of samples, >= 1.
-            feature: in [0, n_features), with positive probability.
-        Raises:
-            ValueError: a feature that never fires.
-        """
-        where = "CorrelatedHierarchy.sample_given"
-        check_size(where, n=n)
-        inside = 0 <= feature < self.n_features
-        check(inside, where, f"a feature in [0, {self.n_features})", feature=feature)
-        prob = self.firing_probs()[feature].item()
-        check(prob > 0, where, "a feature that can fire", feature=feature, firing_prob=prob)
+    def _sample_given(self, n: int, feature: int, *, generator: torch.Generator) -> Events:
+        """As the base says: on each level of the feature's path the factor is drawn given that the
+        path's innovation fires, then the rest given the factor. No sample is rejected."""
         levels = self._innovations_on(generator.device)
         path = [int(places[feature]) for places in self._ancestors]
 
@@ -156,7 +139,7 @@ class CorrelatedHierarchy(ForestLaw):
                 torch.cat([children[other], torch.full_like(own, child)]),
             )
 
-        return self._codes(self._descend(n, draw, generator=generator), n)
+        return self._descend(n, draw, generator=generator)
 
     @cached_property
     def _ancestors(self) -> list[Tensor]:

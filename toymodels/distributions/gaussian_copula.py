@@ -11,8 +11,6 @@ from torch import Tensor
 from toymodels.binary_correlation import latent_from_binary
 from toymodels.bivariate_normal import joint_prob
 from toymodels.blockwise import symmetric_times
-from toymodels.checks import check, check_size
-from toymodels.codes import Codes
 from toymodels.distribution import OneMagnitude
 from toymodels.events import Events
 from toymodels.gaussian_firing import GaussianFiring
@@ -178,23 +176,8 @@ class GaussianCopula(OneMagnitude):
         rows, features = firing.draw(factor, generator=generator)
         return Events(rows, features, self.magnitude.sample(len(rows), generator=generator))
 
-    def sample_given(self, n: int, feature: int, *, generator: torch.Generator) -> Codes:
-        """Returns the codes of `n` independent samples in all of which `feature` fires.
-
-        u is drawn given z_i > t_i, then the others given u, which are independent of one another.
-
-        Args:
-            n: number of samples, >= 1.
-            feature: i, in [0, n_features), with positive probability.
-        Raises:
-            ValueError: a feature that never fires.
-        """
-        where = "GaussianCopula.sample_given"
-        check_size(where, n=n)
-        inside = 0 <= feature < self.n_features
-        check(inside, where, f"a feature in [0, {self.n_features})", feature=feature)
-        prob = self.firing_probs()[feature].item()
-        check(prob > 0, where, "a feature that can fire", feature=feature, firing_prob=prob)
+    def _sample_given(self, n: int, feature: int, *, generator: torch.Generator) -> Events:
+        """As the base says: u is drawn given z_i > t_i, then the others given u, independently."""
         firing = self._firing_on(generator.device)
         factor = firing.factor_given(n, feature, generator=generator)
         rows, features = firing.draw(factor, generator=generator)
@@ -203,7 +186,7 @@ class GaussianCopula(OneMagnitude):
         rows = torch.cat([rows[other], samples])
         features = torch.cat([features[other], torch.full_like(samples, feature)])
         values = self.magnitude.sample(len(rows), generator=generator)
-        return self._codes(Events(rows, features, values), n)
+        return Events(rows, features, values)
 
     def _cofiring_times(self, v: Float[Tensor, "n_features n"]) -> Float[Tensor, "n_features n"]:
         p, loadings = self.firing_probs(), self._firing_on(torch.device("cpu")).loadings

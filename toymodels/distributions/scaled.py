@@ -10,7 +10,7 @@ from torch import Tensor
 from toymodels.checks import check
 from toymodels.distribution import ToyDistribution
 from toymodels.events import Events
-from toymodels.wrapper import Wrapper, per_feature
+from toymodels.wrapper import Wrapper
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ class Scaled(Wrapper):
         check(len(wrong) == 0, "Scaled", "finite scales > 0", scales=wrong[:5].tolist())
 
     def _scales(self) -> Float[Tensor, " n_features"]:
-        return per_feature(self.scales, self.n_features)
+        return torch.as_tensor(self.scales, dtype=torch.float64).expand(self.n_features)
 
     def _change(self, events: Events, *, generator: torch.Generator) -> Events:
         scales = self._scales().to(events.values)
