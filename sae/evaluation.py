@@ -64,7 +64,7 @@ class Evaluation:
             values z_j |W_dec_j| have the largest |cosine| with the codes a_i (of several, that of
             the largest |E z_j a_i|). 1 if each feature's code is found in the unit of x, c if it is
             shrunk by c; it mixes shrinkage with misses where features are not found. NaN without
-            codes or above 4,096 features.
+            codes, if nothing fired, or above 4,096 features.
     """
 
     n: int

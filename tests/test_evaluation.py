@@ -68,7 +68,7 @@ def naive(sae, world):
         "dead": sum(v == 0 for v in density) / len(density),
         "cosine": sum(cosines) / len(cosines) if cosines else math.nan,
         "norm_ratio": sum(float(b.norm()) for b in x_hat) / sum(float(a.norm()) for a in x),
-        "code_ratio": top / bottom if world.has_codes else math.nan,
+        "code_ratio": top / bottom if world.has_codes and bottom > 0 else math.nan,
         "median_density": ranked[(len(ranked) - 1) // 2],
         "max_density": ranked[-1],
     }

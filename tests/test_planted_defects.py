@@ -40,15 +40,15 @@ DEFECTS = (
     Defect(
         "a carrier and its property are declared independent",
         "toymodels/distributions/rare_property.py",
-        "return product + extra * torch.cat([v[n:], v[:n]])",
+        "return product + torch.cat([extra * v[n:], extra * v[:n]])",
         "return product",
         "tests/test_laws.py",
     ),
     Defect(
         "geometric gaps are one too long",
         "toymodels/events.py",
-        "(gaps + 1).cumsum(0)",
-        "(gaps + 2).cumsum(0)",
+        "gaps.clamp_(max=n_trials).add_(1).cumsum_(0)",
+        "gaps.clamp_(max=n_trials).add_(2).cumsum_(0)",
         "tests/test_toymodels.py",
     ),
     Defect(

@@ -20,6 +20,7 @@ from toymodels.product_law import per_feature_probs
 MOST_CONNECTED = 16  # features of a connected part, whose up to 2^16 supports are all listed
 GATES = ("all", "any")
 _ROUNDING = 1e-12  # by how much a requested marginal may overshoot its bounds: 0.1 + 0.2 > 0.3
+_DUST = 1e-15  # weight that supports of probability 0 get by cancellation
 
 Law = dict[tuple[int, ...], float]  # the features that fire, increasing, and with what probability
 
@@ -114,7 +115,7 @@ class Dag(OneMagnitude):
             low = dag._leaks[i] * closed
             high = low + opened
             check(
-                low * (1 - _ROUNDING) <= p[i] <= high * (1 + _ROUNDING),
+                low * (1 - _ROUNDING) - _DUST <= p[i] <= high * (1 + _ROUNDING),
                 where,
                 f"{low!r} <= firing_prob[{i}] <= {high!r} (what its gate allows)",
                 f"its gate is open with probability {opened:.9g}",
