@@ -3,6 +3,7 @@
 from toymodels import strategies as tms
 """
 
+import functools
 import importlib
 import inspect
 from typing import Any
@@ -66,6 +67,7 @@ def magnitudes() -> Strategy[Magnitude]:
     )
 
 
+@functools.cache  # building all of them takes longer than drawing one
 def distributions(
     exclude: tuple[type[ToyDistribution], ...] = (),
 ) -> Strategy[ToyDistribution]:
@@ -93,6 +95,7 @@ def from_distribution(cls: type[ToyDistribution], **fixed: Any) -> Strategy[ToyD
     return cls.strategy().map(lambda d: cls(**{n: getattr(d, n) for n in names}, **fixed))
 
 
+@functools.cache
 def dictionaries(max_coherence: float = 1.0) -> Strategy[Dictionary]:
     """Every dictionary in the folder, float64, as it comes or randomly rotated."""
     each = st.one_of(

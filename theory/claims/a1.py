@@ -56,10 +56,14 @@ class World:
         return float(self.distribution.code_energies().sum()) + self.noise_std**2 * d_in
 
 
-@st.composite
-def worlds(draw: Any) -> World:
+def worlds() -> st.SearchStrategy[World]:
     """Every distribution that declares its code moment, any width up to its features."""
-    distribution = draw(tms.distributions().filter(_declares_its_moment))
+    return _worlds(tms.distributions().filter(_declares_its_moment))
+
+
+@st.composite
+def _worlds(draw: Any, distributions: st.SearchStrategy[ToyDistribution]) -> World:
+    distribution = draw(distributions)
     return World(
         distribution,
         extra_dims=draw(st.integers(0, 3)),
