@@ -8,12 +8,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from sae.store import Store
-
-Arrays = dict[str, np.ndarray]
+from sae.runs import Arrays, Where, map_runs, run_name
+from sae.store import Store, default_root
 
 ROOT = Path(__file__).resolve().parent.parent
 tally = {"computed": 0, "stored": 0}  # runs of this process, by where their results came from
@@ -28,27 +26,22 @@ def device() -> str:
 def cached(run: Callable[[Any], Arrays], config: object) -> Arrays:
     """Returns `run(config)`, from the store if it was ever computed.
 
-    The store is the folder named by SAE_TESTBED_RUNS, or figures/out/runs. What identifies a run is
-    said in sae.store.key: the name of `run` counts, its source does not.
+    The store is `default_root()`. What identifies a run is said in sae.store.key: the name of `run`
+    counts, its source does not.
 
     Args:
         run: a function at module level that returns arrays by name (no strings) and depends on
             nothing but `config` and `device()`.
         config: frozen dataclass.
     """
-    name = f"{run.__module__}.{run.__qualname__}"
-    if run.__module__ == "__main__" or "<" in run.__qualname__:
-        todo = "a stored run is found again by that name"
-        raise ValueError(f"cached: expected a named function at module level, got {name}; {todo}")
-    where = "stored"
+    name, where = run_name(run), "stored"
 
     def compute() -> Arrays:
         nonlocal where
         where = "computed"
         return run(config)
 
-    root = os.environ.get("SAE_TESTBED_RUNS") or ROOT / "figures" / "out" / "runs"
-    arrays = Store(root).get_or_run(name, config, compute, device_type=device())
+    arrays = Store(default_root()).get_or_run(name, config, compute, device_type=device())
     tally[where] += 1
     return arrays
 
@@ -57,22 +50,28 @@ def map_cached(run: Callable[[Any], Arrays], configs: Iterable[object]) -> list[
     """Returns [cached(run, config) for config in configs], and says on stderr how far it is.
 
     It says so at most every two seconds, and only if SAE_TESTBED_PROGRESS is 1, or is not set and
-    stderr is a terminal.
+    stderr is a terminal. A run that raises does not stop the others: see `map_runs`.
     """
     configs = list(configs)
     speaks = os.environ.get("SAE_TESTBED_PROGRESS", str(int(sys.stderr.isatty()))) == "1"
     start = spoke = time.perf_counter()
-    stored = tally["stored"]
-    results = []
-    for config in configs:
-        results.append(cached(run, config))
-        now = time.perf_counter()
-        if speaks and (now - spoke > 2 or len(results) == len(configs)):
+    done = {"computed": 0, "stored": 0, "failed": 0}
+
+    def tell(where: Where) -> None:
+        nonlocal spoke
+        done[where] += 1
+        if where != "failed":
+            tally[where] += 1
+        now, n = time.perf_counter(), sum(done.values())
+        if speaks and (now - spoke > 2 or n == len(configs)):
             spoke = now
-            count = f"{len(results)}/{len(configs)} runs ({tally['stored'] - stored} stored)"
+            failed = f", {done['failed']} failed" if done["failed"] else ""
+            count = f"{n}/{len(configs)} runs ({done['stored']} stored{failed})"
             name = run.__module__.rpartition(".")[2]
             print(f"{name}: {count}, {now - start:.0f} s", file=sys.stderr, flush=True)
-    return results
+
+    store = Store(default_root())
+    return map_runs(run, configs, store=store, device_type=device(), progress=tell)
 
 
 def require(margins: dict[str, float]) -> dict[str, float]:

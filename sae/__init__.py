@@ -16,15 +16,19 @@ from sae.architectures.relu import ReLU
 from sae.architectures.tied import TiedLinear, TiedReLU
 from sae.architectures.topk import TopK
 from sae.base import SAE, Loss, SAEOutput, TiedSAE
+from sae.checkpoint import Checkpoint, checkpoints_in
 from sae.config import TrainConfig
+from sae.describe import NUMERICS_VERSION
 from sae.discovery import all_saes
+from sae.durable import DiskError
 from sae.evaluation import Evaluation, HeldOut, evaluate
 from sae.files import load, save
 from sae.foreign import from_dictionary_learning, from_sparsify, load_any
 from sae.geometric_median import geometric_median
 from sae.meta import train_meta
+from sae.runs import RunsFailed, map_runs
 from sae.saelens import from_saelens, to_saelens
-from sae.store import NUMERICS_VERSION, Store
+from sae.store import Store, default_root
 from sae.train import History, TrainingStopped, TrainResult, train
 
 __all__ = [
@@ -32,6 +36,8 @@ __all__ = [
     "SAE",
     "AbsTopK",
     "BatchTopK",
+    "Checkpoint",
+    "DiskError",
     "Evaluation",
     "Gated",
     "HeldOut",
@@ -44,6 +50,7 @@ __all__ = [
     "MatryoshkaReLU",
     "MultiTopK",
     "ReLU",
+    "RunsFailed",
     "SAEOutput",
     "Store",
     "TiedLinear",
@@ -54,6 +61,8 @@ __all__ = [
     "TrainResult",
     "TrainingStopped",
     "all_saes",
+    "checkpoints_in",
+    "default_root",
     "evaluate",
     "from_dictionary_learning",
     "from_saelens",
@@ -61,6 +70,7 @@ __all__ = [
     "geometric_median",
     "load",
     "load_any",
+    "map_runs",
     "save",
     "to_saelens",
     "train",

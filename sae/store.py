@@ -1,107 +1,79 @@
 """A store of runs: a run is a value, found by the hash of everything that determines it."""
 
-import dataclasses
-import errno
-import hashlib
-import json
+import contextlib
 import math
 import os
-import secrets
 import shutil
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 
 import numpy as np
-import safetensors.numpy
-import torch
-from safetensors import SafetensorError
 
+from sae import locks, upkeep
+from sae.checkpoint import checkpoints_in
 from sae.checks import check
+from sae.describe import NUMERICS_VERSION, describe, digest, full_name, identity, key
+from sae.durable import DiskError, disk_errors
+from sae.entry import Broken, entry_path, read_arrays, set_aside, write_entry
+from sae.upkeep import Entry, Found, lock_path
 
-NUMERICS_VERSION = 2  # bumped by whoever changes what a run computes; old runs are then not found
+__all__ = ["NUMERICS_VERSION", "DiskError", "Entry", "Found", "Store", "default_root"]
+__all__ += ["describe", "digest", "key"]
 
 _DTYPES = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 _DTYPES += ("float16", "float32", "float64", "complex64")  # what safetensors can hold
-_BROKEN = (ValueError, KeyError, TypeError, NotADirectoryError, IsADirectoryError, SafetensorError)
-_STALE = 3600.0  # seconds; writing takes seconds, so an older scratch folder has lost its writer
+_ASKED: ContextVar[frozenset[Path]] = ContextVar("runs being computed", default=frozenset())
 
 
-def describe(value: object, where: str = "config") -> object:
-    """Returns `value` as a tree of JSON values; different values give different trees.
+def default_root() -> Path:
+    """Returns the folder of runs: SAE_TESTBED_RUNS, or figures/out/runs of this checkout.
 
-    None, bool, int, str and finite floats stand for themselves (JSON writes the shortest decimal
-    that reads back as the same float, so 0.1 is exact, and 1.0 differs from 1); a tuple is a list,
-    a range its three numbers, a frozen dataclass its class and init fields, a tensor or array its
-    dtype, shape and the SHA-256 of its bytes (not its device).
-
-    Args:
-        where: the name of `value` in the error message; fields append ".field", entries "[i]".
-    Raises:
-        ValueError: anything else (lists, dicts, paths, functions, modules); names the field.
-    Example:
-        >>> describe((1, 1.0, range(2)))
-        [1, 1.0, {'range': [0, 2, 1]}]
+    Where the package is installed without the figures, figures/out/runs of the working directory.
     """
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else {"float": repr(float(value))}
-    if isinstance(value, tuple):
-        return [describe(entry, f"{where}[{i}]") for i, entry in enumerate(value)]
-    if isinstance(value, range):
-        return {"range": [value.start, value.stop, value.step]}
-    if isinstance(value, torch.Tensor) and value.layout == torch.strided:
-        flat = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-        return _described_array(str(value.dtype), tuple(value.shape), flat.tobytes())
-    if isinstance(value, np.ndarray) and not value.dtype.hasobject:
-        return _described_array(value.dtype.str, value.shape, value.tobytes())
-    if _is_frozen_dataclass(value):
-        fields = [field.name for field in dataclasses.fields(value) if field.init]  # type: ignore[arg-type]  # _is_frozen_dataclass has checked
-        tree = {name: describe(getattr(value, name), f"{where}.{name}") for name in fields}
-        return {"class": _full_name(type(value)), **tree}
-    rule = "None, bool, int, float, str, tuple, range, tensor, array or frozen dataclass throughout"
-    todo = "make it one of these: a list a tuple, a dict a frozen dataclass, a path a str"
-    got = {f"{where} of type": _full_name(type(value))}
-    check(False, "describe", rule, todo, **got)
-    raise AssertionError("unreachable")
-
-
-def digest(tree: object) -> str:
-    """Returns the SHA-256 (64 hex digits) of a tree of JSON values, written canonically."""
-    text = json.dumps(tree, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def key(what: str, config: object, *, device_type: str, engine: str = "eager") -> str:
-    """Returns the name of a run: SHA-256 (64 hex digits) of all that determines its result.
-
-    That is: `what`, `config`, NUMERICS_VERSION, torch's version, `engine` and `device_type`. Not
-    the source code: who changes what a run computes bumps NUMERICS_VERSION. Nor the processor or
-    the number of threads: a store carried to another machine returns the first one's results.
-
-    Args:
-        what: full name of the function that makes the run, e.g. "figures.fig_rare.trained".
-        config: frozen dataclass; what its fields may hold is said in `describe`.
-        device_type: "cpu", "cuda", ...
-    Raises:
-        ValueError: `config` is not a frozen dataclass, or a field cannot be hashed.
-    """
-    return digest(_identity(what, config, device_type, engine))
+    named = os.environ.get("SAE_TESTBED_RUNS")
+    checkout = Path(__file__).resolve().parent.parent
+    base = checkout if (checkout / "figures").is_dir() else Path.cwd()
+    return Path(named) if named else base / "figures" / "out" / "runs"
 
 
 class Store:
     """Results of runs on disk: <root>/<key[:2]>/<key>/arrays.safetensors, with run.json beside it.
 
     run.json says in readable form what the key is the hash of. An entry appears whole or not at
-    all (written beside, synced, renamed), by any number of processes at once. What is read is
-    verified; an entry that does not hold what its name promises is moved to <root>/broken, with a
-    warning, and computed again. Nothing is ever unpickled.
+    all (written beside, synced, renamed). Processes that ask for the same run at once compute it
+    once: the others wait. What is read is verified; an entry that does not hold what its name
+    promises is moved to <root>/broken, with a warning, and computed again. `train` inside a run
+    leaves checkpoints in <root>/checkpoints/<key>, from which a killed run resumes. Nothing is
+    ever unpickled.
+
+    Args:
+        checkpoint_every: seconds between the checkpoints of a training, >= 0.
     """
 
-    def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
+    def __init__(self, root: str | Path, *, checkpoint_every: int | float = 30.0) -> None:
+        rule = "checkpoint_every >= 0 seconds"
+        check(checkpoint_every >= 0, "Store", rule, checkpoint_every=checkpoint_every)
+        self.root, self.checkpoint_every = Path(root), checkpoint_every
+
+    def read(
+        self, what: str, config: object, *, device_type: str, engine: str = "eager"
+    ) -> dict[str, np.ndarray] | None:
+        """Returns the arrays of a stored run, or None if there is none that is sound.
+
+        Args:
+            what, config, device_type, engine: see `key`.
+        Raises:
+            DiskError: the disk does not give what is there.
+        """
+        name = key(what, config, device_type=device_type, engine=engine)
+        try:
+            with disk_errors("Store", f"read {what} ({name[:12]})", self.root):
+                return read_arrays(entry_path(self.root, name))
+        except Broken:  # left in its place: who holds its lock may just be replacing it
+            return None
 
     def get_or_run(
         self,
@@ -120,143 +92,94 @@ class Store:
         Returns:
             The arrays as they are on disk, so the first call and later ones return the same.
         Raises:
-            ValueError: see `key`; or `run` returned what the store cannot hold (names the array).
+            ValueError: see `key`; or `run` returned what the store cannot hold (names the array),
+                or asks for its own result.
+            DiskError: a full disk or a read-only store; what was there is untouched.
         """
-        identity = _identity(what, config, device_type, engine)
-        name = digest(identity)
-        arrays = self._read(name)
-        if arrays is None:
-            start = time.perf_counter()
-            arrays = _checked(run(), what)
-            self._write(name, identity, arrays, seconds=time.perf_counter() - start)
-            arrays = self._read(name)
+        arrays = self.read(what, config, device_type=device_type, engine=engine)
+        if arrays is not None:
+            return arrays
+        tree = identity(what, config, device_type, engine)
+        name = digest(tree)
+        doing = f"store {what} ({name[:12]})"
+        with self._alone(name, what, doing):
+            arrays = self._sound(name, doing)  # another process may have been faster
+            if arrays is None:
+                self._compute(name, tree, run, what, doing)
+                arrays = self._sound(name, doing)
         if arrays is None:
             raise OSError(f"Store: cannot read back the run just written below {self.root}")
         return arrays
 
-    def _entry(self, name: str) -> Path:
-        return self.root / name[:2] / name
+    def entries(self) -> list[Entry]:
+        """Returns the stored runs, by name and date; leaves out broken ones (see `verify`)."""
+        return upkeep.entries(self.root)
 
-    def _read(self, name: str) -> dict[str, np.ndarray] | None:
-        entry = self._entry(name)
-        if not entry.exists():
-            return None
-        try:
-            record = json.loads((entry / "run.json").read_text())
-            data = (entry / "arrays.safetensors").read_bytes()
-            if record["key"] != name:
-                raise ValueError(f"it holds another run, {record['key']}")
-            if digest(record["identity"]) != name:
-                raise ValueError("the configuration in run.json is not the one its key promises")
-            if record["arrays_sha256"] != hashlib.sha256(data).hexdigest():
-                raise ValueError("arrays.safetensors does not match the checksum in run.json")
-            return safetensors.numpy.load(data)
-        except FileNotFoundError as error:
-            if not entry.exists():  # another process has just moved it aside
-                return None
-            self._set_aside(entry, f"{Path(error.filename).name} is missing")
-        except _BROKEN as error:
-            self._set_aside(entry, f"{type(error).__name__}: {error}")
-        return None
+    def verify(self, *, move: bool = False) -> list[Found]:
+        """Returns the broken entries, after reading every byte; see `upkeep.verify`."""
+        return upkeep.verify(self.root, move=move)
 
-    def _set_aside(self, entry: Path, found: str) -> None:
-        aside = self.root / "broken" / f"{entry.name}.{secrets.token_hex(4)}"
-        aside.parent.mkdir(exist_ok=True)
-        try:
-            os.rename(entry, aside)
-        except FileNotFoundError:  # another process was faster
-            return
-        text = f"Store: stored run {entry.name} is broken ({found}); it is computed again"
-        warnings.warn(f"{text}, and the broken entry is kept in {aside}", stacklevel=4)
+    def prune(
+        self,
+        *,
+        older_than: int | float = math.inf,
+        other_versions: bool = False,
+        dry_run: bool = False,
+    ) -> list[Found]:
+        """Removes what is no longer of use, and returns what that was; see `upkeep.prune`."""
+        return upkeep.prune(
+            self.root, older_than=older_than, other_versions=other_versions, dry_run=dry_run
+        )
 
-    def _write(self, name: str, identity: object, arrays: dict, *, seconds: float) -> None:
-        scratch = self._scratch(name)
-        try:
-            data = safetensors.numpy.save(arrays)
-            sha256 = hashlib.sha256(data).hexdigest()
-            record = {"key": name, "identity": identity, "arrays_sha256": sha256}
-            record |= {"numpy": np.__version__, "seconds": round(seconds, 3)}
-            _write_synced(scratch / "arrays.safetensors", data)
-            _write_synced(scratch / "run.json", json.dumps(record, indent=1).encode())
-            _sync_folder(scratch)
-            entry = self._entry(name)
-            entry.parent.mkdir(exist_ok=True)
-            os.rename(scratch, entry)
-            _sync_folder(entry.parent)
-        except OSError as error:
-            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-                raise  # these two say that another process finished the same run first: it wins
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-
-    def _scratch(self, name: str) -> Path:
-        """A fresh folder on the store's file system; removes those that killed runs have left."""
-        folder = self.root / "tmp"
-        folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.iterdir():
+    def _sound(self, name: str, doing: str) -> dict[str, np.ndarray] | None:
+        """The arrays, or None after a broken entry was moved; its lock must be held."""
+        entry = entry_path(self.root, name)
+        with disk_errors("Store", doing, self.root):
             try:
-                stale = time.time() - old.stat().st_mtime > _STALE
-            except FileNotFoundError:  # its writer has just finished
-                continue
-            if stale:
-                shutil.rmtree(old, ignore_errors=True)
-        scratch = folder / f"{name}.{secrets.token_hex(8)}"
-        scratch.mkdir()
-        return scratch
+                return read_arrays(entry)
+            except Broken as error:
+                kept = set_aside(self.root, entry)
+                text = f"Store: stored run {name} is broken ({error}); it is computed again"
+                warnings.warn(f"{text}, and the broken entry is kept in {kept}", stacklevel=3)
+                return None
 
+    def _compute(self, name: str, tree: object, run: Callable, what: str, doing: str) -> None:
+        progress = self.root / "checkpoints" / name
+        start = time.perf_counter()
+        with checkpoints_in(progress, every=self.checkpoint_every):
+            arrays = _checked(run(), what)
+        with disk_errors("Store", doing, self.root):
+            write_entry(self.root, name, tree, arrays, time.perf_counter() - start)
+        shutil.rmtree(progress, ignore_errors=True)
 
-def _identity(what: str, config: object, device_type: str, engine: str) -> dict[str, object]:
-    got = {"config of type": _full_name(type(config))}
-    check(_is_frozen_dataclass(config), "key", "a frozen dataclass as config", **got)
-    return {
-        "what": what,
-        "config": describe(config),
-        "numerics_version": NUMERICS_VERSION,
-        "torch": str(torch.__version__),
-        "engine": engine,
-        "device_type": device_type,
-    }
+    @contextlib.contextmanager
+    def _alone(self, name: str, what: str, doing: str) -> Iterator[None]:
+        """Holds the lock of a run, for which it waits."""
+        lock, asked = lock_path(self.root, name), _ASKED.get()
+        todo = "it would wait for itself for ever"
+        check(lock not in asked, "Store", "a run that does not ask for itself", todo, run=what)
+        with disk_errors("Store", doing, self.root):
+            handle = locks.acquire(lock)
+        assert handle is not None  # it has waited
+        token = _ASKED.set(asked | {lock})
+        try:
+            yield
+        finally:
+            _ASKED.reset(token)
+            locks.release(lock, handle)
 
 
 def _checked(arrays: object, what: str) -> dict[str, np.ndarray]:
-    got = {"type": _full_name(type(arrays))}
+    got = {"type": full_name(type(arrays))}
     check(isinstance(arrays, dict), what, "a dict of numpy arrays as the run's result", **got)
     assert isinstance(arrays, dict)  # for the type checker
     for name, array in arrays.items():
         check(isinstance(name, str), what, "names of arrays that are strings", name=name)
         rule = f"numpy arrays of numbers ({', '.join(_DTYPES)})"
-        kind = _full_name(type(array))
+        kind = full_name(type(array))
         check(isinstance(array, np.ndarray | np.generic), what, rule, **{f"{name} of type": kind})
         dtype = str(array.dtype)
         todo = "strings belong in the configuration"
         check(array.dtype.name in _DTYPES, what, rule, todo, **{f"{name} of dtype": dtype})
     # safetensors copies raw memory: a transposed view would be saved in the wrong order
     return {name: np.array(array, order="C") for name, array in arrays.items()}
-
-
-def _described_array(dtype: str, shape: tuple[int, ...], data: bytes) -> dict[str, object]:
-    return {"array": dtype, "shape": list(shape), "sha256": hashlib.sha256(data).hexdigest()}
-
-
-def _is_frozen_dataclass(value: object) -> bool:
-    params = getattr(type(value), "__dataclass_params__", None)
-    return params is not None and params.frozen
-
-
-def _full_name(cls: type) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -53,7 +53,7 @@ def training_configs() -> Strategy[TrainConfig]:
     # Warm-up and decay are eighths of the run, of which together they take at most all.
     eighths = st.integers(0, 8).flatmap(lambda a: st.tuples(st.just(a), st.integers(0, 8 - a)))
     return st.builds(
-        lambda n_steps, batch_size, lr, share, norm, dead_after, n_records: TrainConfig(
+        lambda n_steps, batch_size, lr, share, norm, dead_after, n_records, rest: TrainConfig(
             n_steps,
             batch_size,
             lr,
@@ -62,6 +62,7 @@ def training_configs() -> Strategy[TrainConfig]:
             max_grad_norm=norm,
             dead_after=dead_after,
             n_records=n_records,
+            **rest,
         ),
         st.integers(1, 12),
         st.integers(2, 16),
@@ -70,4 +71,13 @@ def training_configs() -> Strategy[TrainConfig]:
         st.sampled_from([1.0, 0.01, 100.0]),
         st.integers(1, 100),
         st.integers(2, 6),
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "decay_shape": st.sampled_from(["linear", "cosine"]),
+                "resample_every": st.integers(1, 100),
+                "resample_norm": st.floats(0.1, 2),
+                "ema": st.floats(0.1, 0.99),
+            },
+        ),
     )

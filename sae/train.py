@@ -4,17 +4,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from sae.base import SAE
-from sae.batches import Batches, Drawn
+from sae.batches import Batches
 from sae.checks import check, check_generator
 from sae.config import TrainConfig
-from sae.engines.choice import choose
-from sae.engines.engine import StepFailed
+from sae.ensemble import Ensemble
 from sae.evaluation import HeldOut, Sampler, World
-from sae.history import History, Row, TrainingStopped, TrainResult, history
-from sae.member import COEFFICIENTS, Member, NotFinite, coefficient_name
+from sae.history import History, TrainingStopped, TrainResult
+from sae.member import COEFFICIENTS, NotFinite, coefficient_name
 
 __all__ = ["History", "Sampler", "TrainResult", "TrainingStopped", "World", "train"]
 
@@ -54,110 +52,15 @@ def train(
     _check_members(originals, config)
     check_generator("train", generator, originals[0].W_dec.device)
     _check_held_out(held_out, config, generator)
+    n = len(originals)
     batches = Batches(sample, config.batch_size, originals[0], generator=generator)
-    run = _Run(originals, batches, config, engine)
+    lrs, targets = (_one_each(name, getattr(config, name), n) for name in ("lr", "target_l0"))
+    run = Ensemble(originals, batches, config, lrs=lrs, targets=targets, engine=engine)
     try:
         run.to_the_end(held_out)
     except NotFinite as error:
         raise TrainingStopped(str(error), run.result()) from None
     return run.result()
-
-
-class _Run:
-    """All members, each with its engine, on their way through the same batches."""
-
-    def __init__(
-        self, saes: Sequence[SAE], batches: Batches, config: TrainConfig, engine: str
-    ) -> None:
-        n, self.batches, self.config = len(saes), batches, config
-        rates = _one_each("lr", config.lr, n)
-        targets = _one_each("target_l0", config.target_l0, n)
-        kinds = choose(engine, saes, config)
-        self.members: list[Member] = [
-            kind.member(i, sae, config, lr=lr, target_l0=target, generator=batches.generator)
-            for i, (kind, sae, lr, target) in enumerate(
-                zip(kinds, saes, rates, targets, strict=True)
-            )
-        ]
-        self.engines = [
-            kind([m for m, own in zip(self.members, kinds, strict=True) if own is kind])
-            for kind in dict.fromkeys(kinds)
-        ]
-        self.step = 0
-        self.records: list[tuple[int, list[Row]]] = []
-
-    def to_the_end(self, held_out: HeldOut | None) -> None:
-        """Takes all steps that are left.
-
-        Raises:
-            NotFinite: the members are as they were before the step that it names.
-        """
-        n_steps, last = self.config.n_steps, self.config.n_records - 1
-        record_at = sorted({round(i * (n_steps - 1) / last) for i in range(last + 1)})
-        at_once = min(engine.steps_at_once for engine in self.engines)
-        with tqdm(
-            total=n_steps, initial=self.step, disable=None, delay=2, leave=False, unit="step"
-        ) as bar:
-            while self.step < n_steps:
-                now = self.step in record_at
-                stop = next((s for s in record_at if s > self.step), n_steps)
-                drawn, error = self._draw(min(stop - self.step, at_once))
-                rows = [Row({}, {}) for _ in self.members]
-                if now and held_out is not None:
-                    for member in self.members:
-                        if not member.stopped:
-                            rows[member.i].held_out.update(member.evaluate(held_out))
-                over = all(member.stopped for member in self.members)
-                taken = {} if over else self._advance(drawn, record=now)
-                if now:
-                    for i, row in taken.items():
-                        rows[i].batch.update(row)
-                    self.records.append((self.step * self.config.batch_size, rows))
-                if over:
-                    break
-                self.step += len(drawn)
-                bar.update(len(drawn))
-                if error is not None:
-                    raise error
-
-    def _draw(self, n: int) -> tuple[list[Drawn], NotFinite | None]:
-        """Returns the next n batches, or those before one that is not finite, and its error."""
-        drawn: list[Drawn] = []
-        error: NotFinite | None = None
-        try:
-            for i in range(n):
-                drawn.append(self.batches.draw(self.step + i))
-        except NotFinite as found:
-            if not drawn:
-                raise
-            error = found
-        if self.step == 0:
-            for member in self.members:
-                member.centre_on(drawn[0].to(member.sae.W_dec.dtype))
-        return drawn, error
-
-    def _advance(self, drawn: list[Drawn], *, record: bool) -> dict[int, dict[str, float]]:
-        """Takes these steps with all members; if one fails, the steps before it."""
-        rows: dict[int, dict[str, float]] = {}
-        failed: StepFailed | None = None
-        for engine in self.engines:
-            try:
-                rows |= engine.advance(drawn, record=record)
-            except StepFailed as error:
-                failed = error if failed is None or error.after < failed.after else failed
-        if failed is None:
-            return rows
-        for engine in self.engines:
-            engine.undo()
-            if failed.after:
-                engine.advance(drawn[: failed.after], record=False)
-        raise failed
-
-    def result(self) -> TrainResult:
-        trained = [member.n_steps * self.config.batch_size for member in self.members]
-        coefficients = tuple(member.coefficient for member in self.members)
-        saes = tuple(member.result() for member in self.members)
-        return TrainResult(saes, history(self.records, trained), coefficients)
 
 
 def _check_members(saes: tuple[SAE, ...], config: TrainConfig) -> None:

@@ -206,7 +206,7 @@ def test_the_schedule_reaches_the_optimiser():
     config = TrainConfig(4, 16, lr=1e-3, betas=(0.0, 0.0), warmup=0.5, decay=0.5, eps=1e-30)
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(eager, "EagerMember", member)
-        train(sae, sample, config, generator=stream(6, "unused"))
+        train(sae, sample, config, generator=stream(6, "unused"), engine="eager")
     trail.append(members[0].sae.b_enc.detach())
     steps = [float((b - a).abs().max()) for a, b in itertools.pairwise(trail)]
     assert steps == pytest.approx([0.5e-3, 1e-3, 1e-3, 0.5e-3])
@@ -337,7 +337,7 @@ def test_progress_is_shown_on_terminals_only(monkeypatch, is_terminal):
         def isatty(self):
             return is_terminal
 
-    module = importlib.import_module("sae.train")
+    module = importlib.import_module("sae.ensemble")
     original = module.tqdm
     written = Stream()
     monkeypatch.setattr(

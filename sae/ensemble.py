@@ -1,0 +1,177 @@
+"""All members of a run, each with its engine, on their way through the same batches."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from sae.base import SAE
+from sae.batches import Batches, Drawn
+from sae.checkpoint import next_checkpoint
+from sae.config import TrainConfig
+from sae.describe import NUMERICS_VERSION, describe
+from sae.engines.choice import choose
+from sae.engines.engine import StepFailed
+from sae.evaluation import HeldOut
+from sae.history import Row, TrainResult, history
+from sae.member import Member, NotFinite
+
+WORTH_KEEPING = 1.0  # seconds of training that are worth the writing of its last state
+
+
+class Ensemble:
+    """All members, each with its engine, on their way through the same batches."""
+
+    def __init__(
+        self,
+        saes: Sequence[SAE],
+        batches: Batches,
+        config: TrainConfig,
+        *,
+        lrs: Sequence[float],
+        targets: Sequence[int | float | None],
+        engine: str,
+    ) -> None:
+        self.saes, self.batches, self.config = saes, batches, config
+        kinds = choose(engine, saes, config)
+        self.members: list[Member] = [
+            kind.member(i, sae, config, lr=lr, target_l0=target, generator=batches.generator)
+            for i, (kind, sae, lr, target) in enumerate(zip(kinds, saes, lrs, targets, strict=True))
+        ]
+        self.engines = [
+            kind([m for m, own in zip(self.members, kinds, strict=True) if own is kind])
+            for kind in dict.fromkeys(kinds)
+        ]
+        self.step = 0
+        self.records: list[tuple[int, list[Row]]] = []
+
+    def to_the_end(self, held_out: HeldOut | None) -> None:
+        """Takes all steps, or those that are left if the run was interrupted before.
+
+        In a context of checkpoints (`checkpoints_in`) it goes on where the last one was made, with
+        the same bits as without a break, if `sample` depends on nothing but the generator.
+
+        Raises:
+            NotFinite: the members are as they were before the step that it names.
+        """
+        checkpoint, start = next_checkpoint(self._identity()), time.monotonic()
+        if checkpoint is not None and (found := checkpoint.read()) is not None:
+            self._restore(*found)
+        n_steps, last = self.config.n_steps, self.config.n_records - 1
+        record_at = sorted({round(i * (n_steps - 1) / last) for i in range(last + 1)})
+        at_once = min(engine.steps_at_once for engine in self.engines)
+        with tqdm(
+            total=n_steps, initial=self.step, disable=None, delay=2, leave=False, unit="step"
+        ) as bar:
+            while self.step < n_steps:
+                now = self.step in record_at
+                stop = next((s for s in record_at if s > self.step), n_steps)
+                drawn, error = self._draw(min(stop - self.step, at_once))
+                rows = [Row({}, {}) for _ in self.members]
+                if now and held_out is not None:
+                    for member in self.members:
+                        if not member.stopped:
+                            rows[member.i].held_out.update(member.evaluate(held_out))
+                over = all(member.stopped for member in self.members)
+                taken = {} if over else self._advance(drawn, record=now)
+                if now:
+                    for i, row in taken.items():
+                        rows[i].batch.update(row)
+                    self.records.append((self.step * self.config.batch_size, rows))
+                if over:
+                    break
+                self.step += len(drawn)
+                bar.update(len(drawn))
+                if error is not None:
+                    raise error
+                if checkpoint is not None and checkpoint.due():
+                    checkpoint.write(*self._state())
+        if checkpoint is not None and time.monotonic() - start > WORTH_KEEPING:
+            checkpoint.write(*self._state())
+
+    def _identity(self) -> object:
+        """What determines the run, but for `sample`, as a tree of JSON values."""
+        saes = [
+            [
+                type(sae).__name__,
+                {name: describe(value, name) for name, value in sae.settings().items()},
+                {name: describe(value, name) for name, value in sae.state_dict().items()},
+            ]
+            for sae in self.saes
+        ]
+        return {
+            "saes": saes,
+            "config": describe(self.config),
+            "generator": describe(self.batches.generator.get_state()),
+            "engines": [engine.name for engine in self.engines],
+            "numerics_version": NUMERICS_VERSION,
+            "torch": str(torch.__version__),
+        }
+
+    def _state(self) -> tuple[dict[str, Tensor], object]:
+        """Returns all that the rest of the run depends on: tensors, and a tree of JSON values."""
+        tensors = {
+            f"{member.i}/{name}": value
+            for member in self.members
+            for name, value in member.tensors().items()
+        }
+        records = [
+            [samples, [[row.batch, row.held_out] for row in rows]] for samples, rows in self.records
+        ]
+        numbers = [member.numbers() for member in self.members]
+        record = {"step": self.step, "records": records, "members": numbers}
+        return tensors | {"generator": self.batches.generator.get_state()}, record
+
+    def _restore(self, tensors: dict[str, Tensor], record: Any) -> None:
+        for member, numbers in zip(self.members, record["members"], strict=True):
+            start = f"{member.i}/"
+            own = {name[len(start) :]: t for name, t in tensors.items() if name.startswith(start)}
+            member.restore(own, numbers)
+        self.step = record["step"]
+        self.records = [
+            (samples, [Row(batch, held_out) for batch, held_out in rows])
+            for samples, rows in record["records"]
+        ]
+        self.batches.generator.set_state(tensors["generator"])
+
+    def _draw(self, n: int) -> tuple[list[Drawn], NotFinite | None]:
+        """Returns the next n batches, or those before one that is not finite, and its error."""
+        drawn: list[Drawn] = []
+        error: NotFinite | None = None
+        try:
+            for i in range(n):
+                drawn.append(self.batches.draw(self.step + i))
+        except NotFinite as found:
+            if not drawn:
+                raise
+            error = found
+        if self.step == 0:
+            for member in self.members:
+                member.centre_on(drawn[0].to(member.sae.W_dec.dtype))
+        return drawn, error
+
+    def _advance(self, drawn: list[Drawn], *, record: bool) -> dict[int, dict[str, float]]:
+        """Takes these steps with all members; if one fails, the steps before it."""
+        rows: dict[int, dict[str, float]] = {}
+        failed: StepFailed | None = None
+        for engine in self.engines:
+            try:
+                rows |= engine.advance(drawn, record=record)
+            except StepFailed as error:
+                failed = error if failed is None or error.after < failed.after else failed
+        if failed is None:
+            return rows
+        for engine in self.engines:
+            engine.undo()
+            if failed.after:
+                engine.advance(drawn[: failed.after], record=False)
+        raise failed
+
+    def result(self) -> TrainResult:
+        trained = [member.n_steps * self.config.batch_size for member in self.members]
+        coefficients = tuple(member.coefficient for member in self.members)
+        saes = tuple(member.result() for member in self.members)
+        return TrainResult(saes, history(self.records, trained), coefficients)
