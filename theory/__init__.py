@@ -1,5 +1,17 @@
 """Criteria for SAEs and meta-SAEs: pure functions of tensors, each with its null."""
 
+from theory.absorption import Absorption, absorption
+from theory.atomicity import Atomicity, atomicity, atomicity_floor
+from theory.certificates import (
+    Certificate,
+    certified_k,
+    omp_certificate,
+    one_shot_certificate,
+    recoverable_bound,
+    sample_certificate,
+    support_certificate,
+)
+from theory.composition import Composition, benjamini_yekutieli, composition
 from theory.compressibility import (
     Compressibility,
     compressibility,
@@ -10,6 +22,13 @@ from theory.compressibility import (
     isotropic_surrogates,
     surrogate_p_value,
 )
+from theory.description_length import (
+    DescriptionLength,
+    description_length,
+    mixing_bits,
+    source_entropy,
+)
+from theory.hedging import Hedging, hedging
 from theory.isotropic import (
     composition_p_value,
     expected_best_cosine_bound,
@@ -19,6 +38,8 @@ from theory.isotropic import (
 )
 from theory.judge import Judgement, judge
 from theory.matching import match
+from theory.nearest import Neighbours, nearest, neighbour_p_values
+from theory.progressive import Curve, Progressive, prefix_errors, progressive
 from theory.recovery import (
     Recovery,
     recovery,
@@ -26,6 +47,14 @@ from theory.recovery import (
     recovery_chance_bound,
     recovery_radius,
 )
+from theory.retrieval import (
+    Retrieval,
+    RetrievalBound,
+    direction_errors,
+    retrieval,
+    retrieval_bound,
+)
+from theory.signs import SignConsistency, refitted, sign_consistency, sign_necessity, sign_scores
 from theory.sparse_coding import BestSupport, best_support, omp, r_squared
 from theory.spectral import (
     SpectralBound,
@@ -47,24 +76,45 @@ from theory.statistics import (
 )
 
 __all__ = [
+    "Absorption",
+    "Atomicity",
     "BestSupport",
+    "Certificate",
+    "Composition",
     "Compressibility",
+    "Curve",
+    "DescriptionLength",
+    "Hedging",
     "Judgement",
+    "Neighbours",
+    "Progressive",
     "Recovery",
+    "Retrieval",
+    "RetrievalBound",
+    "SignConsistency",
     "SpectralBound",
+    "absorption",
+    "atomicity",
+    "atomicity_floor",
+    "benjamini_yekutieli",
     "bernstein_radius",
     "best_support",
     "binomial_p_values",
+    "certified_k",
     "coherence_fve_bound",
+    "composition",
     "composition_p_value",
     "compressibility",
     "compressible_coherence",
     "copy_baseline",
+    "description_length",
+    "direction_errors",
     "dkw_radius",
     "effective_n_rows",
     "expected_best_cosine_bound",
     "expected_unseen",
     "fve",
+    "hedging",
     "held_out_radius",
     "hoeffding_radius",
     "isotropic_fve_bound",
@@ -74,16 +124,33 @@ __all__ = [
     "judge",
     "match",
     "mcdiarmid_radius",
+    "mixing_bits",
+    "nearest",
+    "neighbour_p_values",
     "omp",
+    "omp_certificate",
+    "one_shot_certificate",
+    "prefix_errors",
+    "progressive",
     "r_squared",
     "rare_rate_samples",
+    "recoverable_bound",
     "recovery",
     "recovery_chance",
     "recovery_chance_bound",
     "recovery_radius",
+    "refitted",
+    "retrieval",
+    "retrieval_bound",
+    "sample_certificate",
     "samples_to_see_all",
+    "sign_consistency",
+    "sign_necessity",
+    "sign_scores",
     "smallest_caught_error",
+    "source_entropy",
     "spectral_fve_bound",
     "spectral_loss_bound",
+    "support_certificate",
     "surrogate_p_value",
 ]
