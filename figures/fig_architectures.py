@@ -55,7 +55,7 @@ class Config:
 SOME = ("TopK", "BatchTopK", "MatryoshkaBatchTopK", "MatchingPursuit", "JumpReLU", "ReLU", "Gated")
 CONFIGS = {
     "smoke": Config(2, ("TopK", "JumpReLU", DENSE), (2,), n_steps=90, kinds=KINDS[:2]),
-    "quick": Config(3, (*SOME, DENSE)),
+    "quick": Config(5, (*SOME, DENSE)),
     "paper": Config(8, l0s=(1, 2, 4, 8), n_steps=800, batch_size=256, lr=1e-2),
 }
 

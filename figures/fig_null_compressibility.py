@@ -60,7 +60,7 @@ CONFIGS = {
     "smoke": Config(
         2, ds=(8, 16), ks=(1, 4), widths=(0.5, 3.0), rows_per_d=16, n_steps=60, headroom=0.0
     ),
-    "quick": Config(3),
+    "quick": Config(5),
     "paper": Config(8, ds=(16, 32, 64, 128), n_steps=1000, n_surrogates=19),
 }
 K, WIDTH = 4, 3.0  # the published setting

@@ -60,7 +60,7 @@ class Config:
 
 CONFIGS = {
     "smoke": Config(2, n_steps=40, zipf=(2.0,), regime=(0.01,), property=(0.01,), variant=(0.2,)),
-    "quick": Config(3),
+    "quick": Config(5),
     "paper": Config(
         8,
         n_features=32,

@@ -47,7 +47,7 @@ class Config:
 
 CONFIGS = {
     "smoke": Config(2, sample_sizes=(100, 2_000), n_steps=220),
-    "quick": Config(3),
+    "quick": Config(5),
     "paper": Config(
         8, 96, 64, 128, sample_sizes=(300, 3_000, 30_000, 300_000), n_steps=6000, bin_size=12
     ),

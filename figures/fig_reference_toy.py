@@ -65,7 +65,7 @@ class Config:
 CONFIGS = {
     # A smaller world with less data: half of its features is what one can ask for.
     "smoke": Config(2, (TOPK, L1), 64, 32, 2, n_steps=300, batch_size=256, bars=(0.5, 0.5)),
-    "quick": Config(3),
+    "quick": Config(5),
     "paper": Config(8, (TOPK, PUBLIC_TOPK, L1, PUBLIC_L1)),
 }
 

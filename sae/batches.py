@@ -11,19 +11,25 @@ from torch import Tensor
 from sae.base import SAE
 from sae.checks import check
 from sae.evaluation import drawer
-from sae.member import not_finite
+from sae.member import NotFinite, not_finite
 
 
 class Drawn:
     """One batch of a run.
 
     Args:
-        codes: where the data are linear in sparse codes, these (see `Batches.linear_map`), and
-            `x` is decoded when asked for; else None.
+        codes: where the data are linear in sparse codes, these, and `x` is decoded when asked
+            for; else None.
+        linear_map: then (vectors, offset) with x = codes @ vectors + offset, up to rounding.
     """
 
-    def __init__(self, make_x: Callable[[], Tensor], codes: Any = None) -> None:
-        self.codes, self._make_x = codes, make_x
+    def __init__(
+        self,
+        make_x: Callable[[], Tensor],
+        codes: Any = None,
+        linear_map: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        self.codes, self.linear_map, self._make_x = codes, linear_map, make_x
         self._converted: dict[torch.dtype, Tensor] = {}
 
     @functools.cached_property
@@ -37,8 +43,15 @@ class Drawn:
         return self._converted[dtype]
 
 
+POOL = 64  # batches drawn together on a GPU, where a world's sampler waits for the device
+_MOST = 2**26  # numbers in them
+
+
 class Batches:
     """Draws the batches of a run, all of them the same whichever engine trains on them.
+
+    On a GPU those of a ToyModel are drawn many at a time, so that the generator may end some
+    batches further than the run.
 
     Args:
         sample: a ToyModel, or a callable (n, *, generator) -> x [n, d_in].
@@ -54,28 +67,72 @@ class Batches:
         linear = getattr(sample, "linear_map", None)
         self.linear_map: tuple[Tensor, Tensor] | None = linear() if linear else None
         """(vectors, offset) with x = codes @ vectors + offset; None where data are not so."""
+        self._waits = _waits_for(self._device)
+        most = max(1, min(POOL, _MOST // (size * sae.d_in)))
+        self._at_once = most if self._waits and linear else 1
+        self._pool: list[Tensor] = []
+        self._before_pool = generator.get_state()
 
     def draw(self, step: int) -> Drawn:
-        """Returns the batch of a step.
+        """Returns the batch of a step; raises as `take` does."""
+        return self.take(step, 1)[0][0]
+
+    def take(self, step: int, n: int) -> tuple[list[Drawn], NotFinite | None]:
+        """Returns the batches of `step` and the n - 1 after it, or those before the first that is
+        not finite, with its error.
+
+        On a GPU the host waits for the device at most once, and when the pool is empty.
 
         Raises:
-            ValueError: it does not fit the SAEs.
-            NotFinite: it holds NaN or infinity.
+            ValueError: a batch does not fit the SAEs.
+            NotFinite: the first batch holds NaN or infinity.
         """
-        if self.linear_map is not None:
+        taken: list[Drawn] = []
+        while len(taken) < n:
+            next_ones = [self._next() for _ in range(n if self._waits else 1)]
+            finite = bool(torch.stack([total for _, total in next_ones]).isfinite().all())
+            for drawn, _ in next_ones:
+                try:
+                    if not finite:  # a sum may also overflow
+                        _check_entries(drawn.x, step + len(taken))
+                except NotFinite as error:
+                    if not taken:
+                        raise
+                    return taken, error
+                taken.append(drawn)
+        return taken, None
+
+    def state(self) -> tuple[Tensor, int]:
+        """Returns a state of the generator, and how many batches after it have been taken."""
+        if self._pool:
+            return self._before_pool, self._at_once - len(self._pool)
+        return self.generator.get_state(), 0
+
+    def restore(self, generator_state: Tensor, n_taken: int) -> None:
+        """Goes on where another run of the same batches had this `state`."""
+        self.generator.set_state(generator_state)
+        self._pool = []
+        for _ in range(n_taken):
+            self._next()
+
+    def _next(self) -> tuple[Drawn, Tensor]:
+        """The next batch, and a number that is finite if all of the batch is."""
+        if self._at_once > 1:
+            if not self._pool:
+                self._before_pool = self.generator.get_state()
+                x = self._draw(self.size * self._at_once, generator=self.generator)[0]
+                self._pool = list(x.split(self.size))
+            x = self._pool.pop(0)
+        elif self.linear_map is not None:
             world = self._sample
             codes = world.distribution.sample(self.size, generator=self.generator)
-            drawn = Drawn(lambda: world.activations(codes), codes)
+            drawn = Drawn(lambda: world.activations(codes), codes, self.linear_map)
             self._check(self.linear_map[0][:1].expand(self.size, -1))
-            if bool(torch.isfinite(codes.values.sum())):
-                return drawn
+            return drawn, codes.values.sum()
         else:
             x = self._draw(self.size, generator=self.generator)[0]
-            drawn = Drawn(lambda: x)
-            self._check(x)
-        if not bool(torch.isfinite(drawn.x.sum())):  # one pass; the sum itself may also overflow
-            _check_entries(drawn.x, step)
-        return drawn
+        self._check(x)
+        return Drawn(lambda: x), x.sum()
 
     def _check(self, x: Tensor) -> None:
         got, want = tuple(x.shape), self._shape
@@ -91,3 +148,8 @@ def _check_entries(x: Tensor, step: int) -> None:
         first = tuple((~finite).nonzero()[0].tolist())
         got = {"step": step, f"x{list(first)}": x[first].item()}
         raise not_finite("finite numbers in x", "remove or replace these entries first", **got)
+
+
+def _waits_for(device: torch.device) -> bool:
+    """Returns whether reading a number makes the host wait for the device."""
+    return device.type != "cpu"

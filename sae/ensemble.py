@@ -16,6 +16,7 @@ from sae.describe import NUMERICS_VERSION, describe
 from sae.engines.choice import choose
 from sae.engines.engine import StepFailed
 from sae.evaluation import HeldOut
+from sae.geometric_median import geometric_median
 from sae.history import Row, TrainResult, history
 from sae.member import Member, NotFinite
 
@@ -122,8 +123,9 @@ class Ensemble:
             [samples, [[row.batch, row.held_out] for row in rows]] for samples, rows in self.records
         ]
         numbers = [member.numbers() for member in self.members]
-        record = {"step": self.step, "records": records, "members": numbers}
-        return tensors | {"generator": self.batches.generator.get_state()}, record
+        generator, n_taken = self.batches.state()
+        record = {"step": self.step, "records": records, "members": numbers, "n_taken": n_taken}
+        return tensors | {"generator": generator}, record
 
     def _restore(self, tensors: dict[str, Tensor], record: Any) -> None:
         for member, numbers in zip(self.members, record["members"], strict=True):
@@ -135,23 +137,25 @@ class Ensemble:
             (samples, [Row(batch, held_out) for batch, held_out in rows])
             for samples, rows in record["records"]
         ]
-        self.batches.generator.set_state(tensors["generator"])
+        self.batches.restore(tensors["generator"], record["n_taken"])
 
     def _draw(self, n: int) -> tuple[list[Drawn], NotFinite | None]:
         """Returns the next n batches, or those before one that is not finite, and its error."""
-        drawn: list[Drawn] = []
-        error: NotFinite | None = None
-        try:
-            for i in range(n):
-                drawn.append(self.batches.draw(self.step + i))
-        except NotFinite as found:
-            if not drawn:
-                raise
-            error = found
+        drawn, error = self.batches.take(self.step, n)
         if self.step == 0:
-            for member in self.members:
-                member.centre_on(drawn[0].to(member.sae.W_dec.dtype))
+            self._centre(drawn[0])
         return drawn, error
+
+    @torch.no_grad()
+    def _centre(self, batch: Drawn) -> None:
+        """Starts each decoder bias at the geometric median of the first batch."""
+        medians: dict[torch.dtype, Tensor] = {}
+        for member in self.members:
+            dtype = member.sae.W_dec.dtype
+            if member.sae.bias and dtype not in medians:
+                medians[dtype] = geometric_median(batch.to(dtype))
+            if member.sae.bias:
+                member.sae.b_dec.copy_(medians[dtype])
 
     def _advance(self, drawn: list[Drawn], *, record: bool) -> dict[int, dict[str, float]]:
         """Takes these steps with all members; if one fails, the steps before it."""

@@ -12,7 +12,6 @@ from sae.base import SAE, Loss
 from sae.checks import check
 from sae.config import TrainConfig
 from sae.evaluation import HeldOut
-from sae.geometric_median import geometric_median
 
 COEFFICIENTS = ("l1", "coefficient")  # what a sparsity coefficient is called
 
@@ -55,11 +54,6 @@ class Member:
         self.coefficient = float(getattr(sae, self.coefficient_name, torch.nan))
         self.n_steps, self.stopped = 0, False
         self.best_fvu, self.best_at = torch.inf, 0
-
-    @torch.no_grad()
-    def centre_on(self, x: Float[Tensor, "batch d_in"]) -> None:
-        if self.sae.bias:
-            self.sae.b_dec.copy_(geometric_median(x))
 
     def dead(self) -> Bool[Tensor, " n_latents"]:
         return self.silent >= self.config.dead_after

@@ -1,14 +1,17 @@
 """Every claim holds, every mutant falls, and the search itself cannot pass by accident."""
 
+import contextlib
 import importlib
 import math
 import secrets
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
+from hypothesis.internal.conjecture import providers
 
 import theory.claims as claims
 from theory.claims import (
@@ -21,6 +24,7 @@ from theory.claims import (
     check,
     describe,
     equal,
+    false_claims,
     falsify,
     find_claim,
 )
@@ -252,6 +256,40 @@ def test_same_seed_same_search_and_another_seed_another():
     assert trail(3)[0] != trail(4)[0]
 
 
+def test_search_does_not_read_the_source_of_loaded_modules(monkeypatch):
+    """Hypothesis would draw constants that it finds in local files: edits would change searches."""
+    reads = []
+    look = providers._get_local_constants
+    monkeypatch.setattr(providers, "_get_local_constants", lambda: reads.append(1) or look())
+    holds = toy(lambda number: (at_most("value", float(number.value), 1000.0),))
+    check(holds, examples=100)
+    assert reads == []
+    monkeypatch.setattr("theory.claims._engine._settled_search", contextlib.nullcontext)
+    check(holds, examples=100)
+    assert reads
+
+
+def test_result_says_which_comparison_came_nearest():
+    def compare(n):
+        low = at_most("near", float(n.value), 1010.0, scale=1000)
+        return (equal("tight", 1.0, 1.0), low, at_most("far", float(n.value), 2000.0, scale=1000))
+
+    result = check(toy(compare), examples=200)
+    assert [c.label for c in result.closest] == ["tight", "near", "far"]
+    assert (result.nearest.label, result.nearest.measured) == ("near", 1000.0)
+    assert result.nearest.margin == pytest.approx(0.01)
+    assert result.worst_margin == result.closest[0].margin == 1e-9
+    only = check(toy(lambda n: (equal("tight", 1.0, 1.0),)), examples=5)
+    assert only.nearest.label == "tight"
+    assert check(toy(lambda n: VOID), examples=5).nearest is None
+
+
+def test_numbers_of_a_comparison_are_plain_floats():
+    one = np.float64(1)
+    for c in (at_most("a", one, one, radius=one), equal("a", one, one, scale=one)):
+        assert {type(c.measured), type(c.expected), type(c.margin)} == {float}
+
+
 def test_margins_are_scaled_and_have_the_stated_slack():
     assert at_most("a", 3.0, 2.0, scale=4.0).margin == pytest.approx(-0.25)
     assert at_most("a", 3.0, 2.0, scale=4.0, radius=2.0).margin == pytest.approx(0.25)
@@ -315,6 +353,7 @@ def test_new_file_is_found_without_any_other_edit(tmp_path, monkeypatch):
     (claim,) = all_claims(package)
     assert check(claim, examples=50).passed
     assert falsify(find_claim("Z9/nine", package), examples=50).instance == 10
+    assert [false.key for false in false_claims(package)] == ["Z9/nine"]
     (folder / "z10.py").write_text("")
     importlib.invalidate_caches()
     with pytest.raises(ValueError, match=r"a CLAIM in every file.*dropped_claims\.z10"):

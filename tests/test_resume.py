@@ -76,6 +76,11 @@ def assert_it_resumes(members, config, stops, **options):
         assert all(torch.equal(a[name].nan_to_num(-1), b[name].nan_to_num(-1)) for name in a)
 
 
+def assert_it_resumes_at_each(members, config, stops):
+    for at in stops:
+        assert_it_resumes(members, config, [at])
+
+
 @given(
     sae=saes.saes(),
     config=saes.training_configs(),
@@ -133,8 +138,7 @@ def test_a_checkpoint_that_forgets_a_tensor_is_caught(name, monkeypatch):
     members = [MatryoshkaReLU(12, 32, 0.3, 3, generator=stream(0, "a")), topk(n_latents=64, k=1)]
     config = dataclasses.replace(STEERED, sparsity_warmup=0.0, target_l0=None, dead_after=32)
     with pytest.raises(AssertionError):
-        for at in (5, 7):
-            assert_it_resumes(members, config, [at])
+        assert_it_resumes_at_each(members, config, (5, 7))
 
 
 @pytest.mark.parametrize("name", NUMBERS)
@@ -148,8 +152,7 @@ def test_a_checkpoint_that_forgets_a_number_is_caught(name, monkeypatch):
     config = dataclasses.replace(STEERED, ema=0.0, lr=(1e-9, 3e-3), n_steps=16, n_records=16)
     config = dataclasses.replace(config, stop_after=80, stop_gain=0.1)
     with pytest.raises(AssertionError):
-        for at in range(3, 12):
-            assert_it_resumes(members, config, [at])
+        assert_it_resumes_at_each(members, config, range(3, 12))
 
 
 def test_another_training_does_not_go_on_from_it(tmp_path):

@@ -1,4 +1,4 @@
-"""python -m theory: exit codes, output, the ledger."""
+"""python -m theory: exit codes, output, the ledger, files of counterexamples."""
 
 import io
 import json
@@ -10,7 +10,10 @@ import pytest
 from hypothesis import strategies as st
 
 import theory.__main__ as cli
-from theory.claims import VOID, Claim, Mutant, all_claims, at_most
+import theory.claims._commands as commands
+import theory.claims._pins as pins
+from theory.claims import VOID, Claim, Comparison, Mutant, all_claims, at_most, check, find_claim
+from theory.claims._attack import in_words
 
 
 def test_list_names_every_claim_and_mutant(capsys):
@@ -32,12 +35,78 @@ def test_check_writes_a_ledger(tmp_path, capsys):
     assert (entry["passed"], entry["examples"], entry["void"]) == (True, 10, 0)
     assert entry["mutants"] == {"unclipped-ray": True, "ray-sign-flips": True}
     assert 0 <= entry["worst_margin"] <= 1e-9
-    first = path.read_text()
-    assert cli.main(args) == 0
-    assert path.read_text() == first
+    assert entry["nearest"]["relation"] == "<="
+    assert entry["nearest"] in entry["closest"]
+    needed = {m: check(find_claim(f"C1/{m}"), examples=10).n_examples for m in entry["mutants"]}
+    assert entry["examples_to_refute"] == needed
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[:2] for line in lines[:2]] == [["A2", "ok"], ["C1", "ok"]]
-    assert "2/2 mutants refuted" in lines[1]
+    assert [line.split()[:2] for line in lines[::2]] == [["A2", "ok"], ["C1", "ok"]]
+    assert "2/2 mutants refuted" in lines[2]
+    assert lines[3] == f"     nearest: {in_words(Comparison(**entry['nearest']))}"
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_ledger_is_the_same_whatever_the_number_of_processes(jobs, tmp_path, capsys):
+    written = []
+    for name in ("first", "second"):
+        args = ["check", "A2", "C1", "C2", "--examples", "20", "--ledger", str(tmp_path / name)]
+        assert cli.main([*args, "--jobs", "1" if name == "first" else jobs]) == 0
+        written.append((tmp_path / name).read_text())
+    assert written[0] == written[1]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[::2]] == ["A2", "C1", "C2"] * 2
+
+
+def test_check_as_json_is_the_ledger_with_seconds(tmp_path, capsys):
+    path = tmp_path / "ledger.json"
+    assert cli.main(["check", "C1", "--examples", "10", "--json", "--ledger", str(path)]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["C1"].pop("seconds") >= 0
+    assert told == json.loads(path.read_text())
+
+
+def test_all_is_no_keys(monkeypatch, capsys):
+    monkeypatch.setattr(commands, "all_claims", lambda: (claim(holds, fails),))
+    assert cli.main(["check", "--all", "--examples", "20"]) == 0
+    assert capsys.readouterr().out.startswith("T    ok   10 instances, 0 void, ")
+    assert cli.main(["check", "A1", "--all"]) == 2
+    assert capsys.readouterr().err == "check: expected either keys or --all, got keys=('A1',)\n"
+
+
+def test_falsify_writes_only_if_asked(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["falsify", "C1/ray-sign-flips", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert list(tmp_path.iterdir()) == []
+    assert cli.main(["falsify", "C1/ray-sign-flips", "--save", "found.json"]) == 0
+    assert json.loads(Path("found.json").read_text()) == told["counterexample"]
+    assert told["refuted"] is True
+    assert told["examples"] == 2
+    capsys.readouterr()
+    assert cli.main(["replay", "found.json"]) == 0
+    assert "C1/ray-sign-flips fails (margin -" in capsys.readouterr().out
+
+
+def test_falsify_without_success_writes_nothing_and_says_how_near(tmp_path, capsys):
+    args = ["falsify", "C2", "--examples", "20", "--save", str(tmp_path / "found.json"), "--json"]
+    assert cli.main(args) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert (told["refuted"], told["examples"], told["counterexample"]) == (False, 20, None)
+    assert told["nearest"]["label"] == "mean score, against its bound"
+    assert told["nearest"]["margin"] > 0.05
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pin_writes_every_false_claim_and_clears_what_is_stale(tmp_path, monkeypatch, capsys):
+    keys = ("A1/correlated-codes", "C1/ray-sign-flips", "E1/errors-do-not-matter")
+    monkeypatch.setattr(pins, "false_claims", lambda: tuple(map(find_claim, keys)))
+    (tmp_path / "A1__gone.json").write_text("{}")
+    (tmp_path / "mine.json").write_text("{}")
+    assert cli.main(["pin", str(tmp_path), "--examples", "10", "--jobs", "1"]) == 1
+    assert "among 10 instances: E1/errors-do-not-matter\n" in capsys.readouterr().out
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["A1__correlated-codes.json", "C1__ray-sign-flips.json", "mine.json"]
+    assert cli.main(["pin", str(tmp_path), "--jobs", "0"]) == 2
 
 
 def test_falsify_prints_the_same_minimal_counterexample_each_time(capsys):
@@ -51,7 +120,9 @@ def test_falsify_prints_the_same_minimal_counterexample_each_time(capsys):
 
 def test_falsify_of_a_true_claim_exits_1(capsys):
     assert cli.main(["falsify", "C1", "--examples", "10", "--seed", "5"]) == 1
-    assert capsys.readouterr().out == "C1: no counterexample among 10 instances (seed 5)\n"
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "C1: no counterexample among 10 instances (seed 5)"
+    assert second.startswith("     nearest: ")
 
 
 @pytest.mark.parametrize("command", ["check", "falsify"])
@@ -101,7 +172,7 @@ def fails(n):
     ids=["false claim", "surviving mutant", "void"],
 )
 def test_check_exits_1(compare, mutant, said, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(cli, "all_claims", lambda: (claim(compare, mutant),))
+    monkeypatch.setattr(commands, "all_claims", lambda: (claim(compare, mutant),))
     path = tmp_path / "ledger.json"
     assert cli.main(["check", "--examples", "50", "--ledger", str(path)]) == 1
     out = capsys.readouterr().out
@@ -117,7 +188,7 @@ def test_errors_of_a_claim_are_not_taken_for_typing_errors(monkeypatch):
     def broken(n):
         raise ValueError("recovery: expected something else")
 
-    monkeypatch.setattr(cli, "all_claims", lambda: (claim(broken, fails),))
+    monkeypatch.setattr(commands, "all_claims", lambda: (claim(broken, fails),))
     with pytest.raises(ValueError, match="something else"):
         cli.main(["check", "--examples", "5"])
 
@@ -128,10 +199,10 @@ def test_progress_is_shown_on_a_terminal_only(monkeypatch, capsys):
             return True
 
     terminal = Terminal()
-    monkeypatch.setattr(cli, "all_claims", lambda: (claim(holds, fails),))
+    monkeypatch.setattr(commands, "all_claims", lambda: (claim(holds, fails),))
     assert cli.main(["check", "--examples", "50"]) == 0
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(cli.sys, "stderr", terminal)
+    monkeypatch.setattr(commands.sys, "stderr", terminal)
     assert cli.main(["check", "--examples", "50"]) == 0
     assert "\rT: 10/50" in terminal.getvalue()
     assert terminal.getvalue().endswith("\r\033[K")

@@ -408,7 +408,8 @@ def assert_the_average_is_that_of_all_steps(decay, dtype=torch.float32):
         monkeypatch.setattr(eager, "EagerMember", member)
         averaged = fit(topk().to(dtype), config, 4, sample).sae
     trail.append(bits(taken[0].sae))
-    plain = fit(topk().to(dtype), dataclasses.replace(config, ema=0.0), 4).sae
+    flat = dataclasses.replace(config, ema=0.0)
+    plain = fit(topk().to(dtype), flat, 4, engine="eager").sae
     assert same_bits(bits(plain), trail[-1])  # averaging does not move the run
     weights = [decay ** (12 - t) for t in range(1, 13)]
     for name, value in averaged.named_parameters():
@@ -488,12 +489,12 @@ def stops(fvu, samples, stop_after, gain):
     return None
 
 
-def assert_members_stop_for_themselves():
+def assert_members_stop_for_themselves(engine="auto"):
     config = dataclasses.replace(FLAT, n_steps=120, n_records=31, lr=(1e-2, 1e-5, 3e-3))
     members, eyes = [topk(7), topk(8), relu(9)], held_out(7, n=500)
-    whole = fit(members, config, 7, held_out=eyes)
+    whole = fit(members, config, 7, held_out=eyes, engine=engine)
     early = dataclasses.replace(config, stop_after=192, stop_gain=0.02)
-    together = fit(members, early, 7, held_out=eyes)
+    together = fit(members, early, 7, held_out=eyes, engine=engine)
     samples, ends = whole.history.samples.tolist(), []
     for i, member in enumerate(members):
         end = stops(whole.history.held_out["fvu"][i].tolist(), samples, 192, 0.02)
@@ -502,8 +503,9 @@ def assert_members_stop_for_themselves():
         # Without decay the weights at the stop are those of a run of so many steps.
         n_steps = int(ends[-1]) // 16
         until = dataclasses.replace(config, n_steps=n_steps, lr=config.lr[i])
-        assert same_bits(bits(fit(member, until, 7).sae), bits(together.saes[i]))
-        alone = fit(member, dataclasses.replace(early, lr=config.lr[i]), 7, held_out=eyes)
+        assert same_bits(bits(fit(member, until, 7, engine=engine).sae), bits(together.saes[i]))
+        own = dataclasses.replace(early, lr=config.lr[i])
+        alone = fit(member, own, 7, held_out=eyes, engine=engine)
         assert same_bits(bits(alone.sae), bits(together.saes[i]))
         n = len(alone.history.samples)
         for curves, solo in ((together.history.held_out, alone.history.held_out),):
@@ -535,7 +537,7 @@ def test_members_stop_by_samples_each_for_itself(monkeypatch):
     assert_members_stop_for_themselves()
     monkeypatch.setattr(eager, "EagerMember", StopsWithTheFirst)
     with pytest.raises(AssertionError):
-        assert_members_stop_for_themselves()
+        assert_members_stop_for_themselves("eager")
 
 
 # Mixed ensembles ----------------------------------------------------------------------------------

@@ -41,12 +41,32 @@ def revival(
 
     Source: Gao et al. 2024, arXiv 2406.04093 (k_aux a power of 2 near d_in / 2).
     """
-    n_dead = int(dead.sum())
-    if n_dead == 0 or coefficient == 0:
+    n_dead = int(dead.sum()) if coefficient > 0 else 0
+    if n_dead == 0:
         return {}
     candidates = keep(output.pre_acts[:, dead], min(max(1, sae.d_in // 2), n_dead))
     residual = (x - output.x_hat).detach()
     return {"aux": coefficient * squared_error(residual, candidates @ sae.W_dec[dead])}
+
+
+def masked_revival(
+    sae: SAE,
+    x: Float[Tensor, "batch d_in"],
+    output: SAEOutput,
+    dead: Bool[Tensor, " n_latents"],
+    coefficient: float,
+    keep: Keep = keep_largest,
+) -> Float[Tensor, ""]:
+    """Returns the term of `revival`, or 0 without dead latents, by the same operations for any
+    `dead`: slower on a CPU, but the host need not know how many are dead.
+
+    A living latent enters as 0, which adds nothing to r_hat where `keep` selects it.
+    """
+    candidates = torch.where(dead, output.pre_acts, 0)
+    code = keep(candidates, min(max(1, sae.d_in // 2), sae.n_latents))
+    residual = (x - output.x_hat).detach()
+    error = squared_error(residual, code @ sae.W_dec)
+    return torch.where(dead.any(), coefficient * error, 0)
 
 
 class TopK(SAE):

@@ -7,8 +7,11 @@ from sae.checks import check
 from sae.config import TrainConfig
 from sae.engines.eager import Eager
 from sae.engines.engine import Engine
+from sae.engines.rows import Rows
+from sae.engines.stacked import Stacked
 
-_ENGINES: tuple[type[Engine], ...] = (Eager,)  # the fastest first; the last trains everything
+# The fastest first; the last trains everything.
+_ENGINES: tuple[type[Engine], ...] = (Rows, Stacked, Eager)
 
 
 def engines() -> tuple[str, ...]:
@@ -27,10 +30,14 @@ def choose(name: str, saes: Sequence[SAE], config: TrainConfig) -> list[type[Eng
     names = ("auto", *engines())
     check(name in names, "train", f"an engine among {names}", engine=name)
     if name == "auto":
-        return [next(e for e in _ENGINES if not e.refusal(sae, config)) for sae in saes]
+        return [next(e for e in _ENGINES if _takes(e, sae, config)) for sae in saes]
     (engine,) = (engine for engine in _ENGINES if engine.name == name)
     for i, sae in enumerate(saes):
         why = engine.refusal(sae, config)
         rule = f'SAEs that the engine "{name}" can train'
         check(not why, "train", rule, 'use engine="auto"', **{f"member_{i}": why})
     return [engine] * len(saes)
+
+
+def _takes(engine: type[Engine], sae: SAE, config: TrainConfig) -> bool:
+    return engine.automatic(sae) and not engine.refusal(sae, config)

@@ -37,6 +37,11 @@ class Engine(ABC):
         """
 
     @classmethod
+    def automatic(cls, sae: SAE) -> bool:
+        """Returns whether to take it where no engine is asked for."""
+        return True
+
+    @classmethod
     @abstractmethod
     def member(
         cls,

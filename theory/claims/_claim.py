@@ -47,14 +47,15 @@ def at_most(
     slack: `radius`, a confidence radius at level ALPHA, or TOLERANCE * scale for exact numbers.
     A smaller scale than 1e-290 (a world of zeros or subnormal numbers) counts as 1e-290.
     """
-    scale = max(scale, _LEAST_SCALE)
-    slack = TOLERANCE if radius is None else radius / scale
+    measured, bound, scale = float(measured), float(bound), max(float(scale), _LEAST_SCALE)
+    slack = TOLERANCE if radius is None else float(radius) / scale
     return Comparison(label, measured, "<=", bound, (bound - measured) / scale + slack)
 
 
 def equal(label: str, measured: float, expected: float, *, scale: float | int = 1.0) -> Comparison:
     """Returns measured = expected, with margin TOLERANCE - |measured - expected| / scale."""
-    gap = abs(measured - expected) / max(scale, _LEAST_SCALE)
+    measured, expected = float(measured), float(expected)  # numpy's are not plain numbers
+    gap = abs(measured - expected) / max(float(scale), _LEAST_SCALE)
     return Comparison(label, measured, "=", expected, TOLERANCE - gap)
 
 

@@ -1,43 +1,24 @@
 """The search for counterexamples, and what an attack on a claim found."""
 
 import contextlib
-import importlib
 import math
-import pkgutil
 import time
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
-from types import ModuleType
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import hypothesis
 from hypothesis import HealthCheck, Phase, Verbosity
-from torch import Tensor
+from hypothesis.internal.conjecture import providers
+from hypothesis.internal.constants_ast import Constants
 
 from theory import checks
-from theory.claims._claim import Claim, Comparisons, Noise, least
+from theory.claims._claim import Claim, Comparison, Comparisons, Noise, least
+from theory.claims._counterexample import Counterexample
 
 RETEST_FACTOR = 10  # a sampled candidate must fail again on this many times the samples
-_MAX_PRINTED = 36  # entries of a tensor that a counterexample still prints
-
-
-@dataclass(frozen=True)
-class Counterexample:
-    """An instance on which a claim fails, and the comparisons evaluated there."""
-
-    key: str
-    instance: Any
-    comparisons: Comparisons
-    margin: float
-
-    def __str__(self) -> str:
-        lines = [f"{self.key} fails (margin {self.margin:.3g}) on", f"  {describe(self.instance)}"]
-        for c in self.comparisons:
-            if not c.margin >= 0:
-                claimed = f"claimed {c.relation} {c.expected:.6g}"
-                lines.append(f"  {c.label}: measured {c.measured:.6g}, {claimed}")
-        return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -46,18 +27,33 @@ class CheckResult:
 
     passed: no counterexample and at most half of the instances void; for status "refuted", a
         counterexample.
-    n_examples, n_void: instances tried before the first counterexample, and those skipped.
-    worst_margin: the least margin seen (dimensionless); inf if nothing was evaluated.
+    n_examples, n_void: instances tried up to the first counterexample, and those skipped.
+    closest: for each label the comparison of least margin met on them, least margin first.
     counterexample: the smallest that shrinking found, or None.
+    seconds: of processor.
     """
 
     key: str
     passed: bool
     n_examples: int
     n_void: int
-    worst_margin: float
+    closest: Comparisons
     counterexample: Counterexample | None
     seconds: float
+
+    @property
+    def worst_margin(self) -> float:
+        """The least margin met (dimensionless), NaN first; inf if nothing was evaluated."""
+        return self.closest[0].margin if self.closest else math.inf
+
+    @property
+    def nearest(self) -> Comparison | None:
+        """The comparison that came nearest to failing: an inequality, if the claim has one.
+
+        The margin of an equality that holds is its tolerance, which says nothing of how near.
+        """
+        bounds = [c for c in self.closest if c.relation == "<="]
+        return next(iter(bounds or self.closest), None)
 
 
 def check(
@@ -83,8 +79,8 @@ def check(
     checks.check(seed >= 0, "check", "seed >= 0", seed=seed)
     found: Counterexample | None = None
     n_examples = n_void = 0
-    worst = math.inf
-    start = time.perf_counter()
+    closest: dict[str, Comparison] = {}
+    start = time.process_time()
     phases = (Phase.generate, Phase.target) + ((Phase.shrink,) if shrink else ())
 
     @hypothesis.settings(
@@ -101,13 +97,15 @@ def check(
     @hypothesis.seed(seed)
     @hypothesis.given(claim.strategy())
     def attempt(instance: Any) -> None:
-        nonlocal found, n_examples, n_void, worst
-        comparisons = _evaluate(claim, instance)
+        nonlocal found, n_examples, n_void
+        comparisons = evaluate(claim, instance)
         margin = least(comparisons)
         if found is None:
             n_examples += 1
             n_void += not comparisons
-            worst = margin if not margin >= worst else worst
+            for c in comparisons:
+                if c.label not in closest or not c.margin >= closest[c.label].margin:
+                    closest[c.label] = c
             if progress:
                 progress(n_examples)
         for c in comparisons:
@@ -119,16 +117,28 @@ def check(
             found = Counterexample(claim.key, instance, comparisons, margin)
             raise _Violated
 
-    with warnings.catch_warnings(), contextlib.suppress(_Violated):
-        # Under pytest beartype looks at a random element of each tuple that a strategy handles.
-        warnings.filterwarnings("ignore", "Do not use the `random` module inside strategies")
+    with _settled_search(), contextlib.suppress(_Violated):
         attempt()
     if claim.status == "refuted":
         passed = found is not None
     else:
         passed = found is None and 2 * n_void <= n_examples
-    seconds = time.perf_counter() - start
-    return CheckResult(claim.key, passed, n_examples, n_void, worst, found, seconds)
+    ordered = sorted(closest.values(), key=lambda c: (not math.isnan(c.margin), c.margin))
+    seconds = time.process_time() - start
+    return CheckResult(claim.key, passed, n_examples, n_void, tuple(ordered), found, seconds)
+
+
+def evaluate(claim: Claim, instance: Any) -> Comparisons:
+    """Returns the comparisons that the search goes by, () where the claim says nothing.
+
+    Those of a sampled claim that fails are evaluated on a fresh stream of RETEST_FACTOR times the
+    samples: only if they fail again does the failure count.
+    """
+    comparisons = claim.comparisons(instance)
+    if claim.kind == "sampled" and not least(comparisons) >= 0:
+        retest = Noise("retest", RETEST_FACTOR * claim.n_samples)
+        comparisons = claim.comparisons(instance, retest)
+    return comparisons
 
 
 def falsify(claim: Claim, *, examples: int = 1000, seed: int = 0) -> Counterexample | None:
@@ -136,55 +146,20 @@ def falsify(claim: Claim, *, examples: int = 1000, seed: int = 0) -> Counterexam
     return check(claim, examples=examples, seed=seed).counterexample
 
 
-def all_claims(package: ModuleType | None = None) -> tuple[Claim, ...]:
-    """Returns the CLAIM of every file of the folder, by file name; a new file needs no other edit.
-
-    Args:
-        package: where to look; None is theory.claims. Files that begin with "_" are helpers.
-    """
-    package = package or importlib.import_module("theory.claims")
-    names = sorted(i.name for i in pkgutil.iter_modules(package.__path__) if i.name[0] != "_")
-    modules = [importlib.import_module(f"{package.__name__}.{name}") for name in names]
-    without = [m.__name__ for m in modules if not isinstance(getattr(m, "CLAIM", None), Claim)]
-    todo = "define CLAIM = Claim(...), or begin the file's name with _"
-    checks.check(not without, "all_claims", "a CLAIM in every file", todo, without=without)
-    return tuple(module.CLAIM for module in modules)
-
-
-def find_claim(name: str, package: ModuleType | None = None) -> Claim:
-    """Returns the claim "KEY", or the mutant "KEY/name" as a claim of status "refuted".
-
-    Raises: ValueError: an unknown name; the message lists the known ones.
-    """
-    claims = all_claims(package)
-    known = {c.key: c for c in claims} | {
-        variant.key: variant for c in claims for variant in map(c.variant, c.mutants)
-    }
-    checks.check(name in known, "find_claim", f"one of {', '.join(known)}", name=name)
-    return known[name]
-
-
-def describe(value: Any) -> str:
-    """Returns a readable text of an instance: numbers rounded, tensors as lists, large ones not."""
-    if isinstance(value, Tensor):
-        shape = tuple(value.shape)
-        rounded = [describe(v) for v in value.tolist()] if value.ndim else [describe(value.item())]
-        return f"[{', '.join(rounded)}]" if value.numel() <= _MAX_PRINTED else f"tensor{shape}"
-    if is_dataclass(value) and not isinstance(value, type):
-        inside = [f"{f.name}={describe(getattr(value, f.name))}" for f in fields(value)]
-        return f"{type(value).__name__}({', '.join(inside)})"
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(describe, value))}]"
-    return f"{value:.4g}" if isinstance(value, float) else repr(value)
-
-
 class _Violated(Exception):
     """Raised inside the search where a claim fails."""
 
 
-def _evaluate(claim: Claim, instance: Any) -> Comparisons:
-    comparisons = claim.comparisons(instance)
-    if claim.kind == "sampled" and not least(comparisons) >= 0:
-        retest = Noise("retest", RETEST_FACTOR * claim.n_samples)
-        comparisons = claim.comparisons(instance, retest)
-    return comparisons
+@contextlib.contextmanager
+def _settled_search() -> Iterator[None]:
+    """Keeps from the search what would make it depend on more than its arguments.
+
+    Hypothesis also draws constants that it reads in the source of whatever modules are loaded: an
+    edit anywhere, or a test that imports one module more, would make every search another one.
+    """
+    nothing = Constants()
+    inside = {"_get_local_constants": lambda: nothing, "CONSTANTS_CACHE": {}}
+    with mock.patch.multiple(providers, create=True, **inside), warnings.catch_warnings():
+        # Under pytest beartype looks at a random element of each tuple that a strategy handles.
+        warnings.filterwarnings("ignore", "Do not use the `random` module inside strategies")
+        yield

@@ -1,0 +1,127 @@
+"""Attacks on many claims and their mutants, in several processes, as plain data and as text."""
+
+import math
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from theory import checks
+from theory.claims._claim import TOLERANCE, Claim, Comparison
+from theory.claims._engine import CheckResult, check
+from theory.claims._find import find_claim
+from theory.claims._tree import comparison_entry
+
+
+@dataclass(frozen=True)
+class Attack:
+    """What became of a claim and its mutants: plain data, which another process can send.
+
+    passed: the claim passed and each mutant was refuted.   entry: of the ledger.   text: to print.
+    seconds: of processor, for the claim with its mutants.
+    """
+
+    key: str
+    passed: bool
+    entry: dict[str, Any]
+    text: str
+    seconds: float
+
+
+def attack(
+    claim: Claim, *, examples: int, seed: int, progress: Callable[[int], None] | None = None
+) -> Attack:
+    """Returns the result of `check` on a claim and, without shrinking, on each of its mutants."""
+    result = check(claim, examples=examples, seed=seed, progress=progress)
+    mutants = {
+        m.name: check(claim.variant(m), examples=examples, seed=seed, shrink=False)
+        for m in claim.mutants
+    }
+    seconds = result.seconds + sum(mutant.seconds for mutant in mutants.values())
+    passed = result.passed and all(mutant.passed for mutant in mutants.values())
+    lines = [_summary(result, mutants, seconds)]
+    if result.nearest is not None:
+        lines.append(f"     nearest: {in_words(result.nearest)}")
+    if result.counterexample and not result.passed:
+        lines.append(str(result.counterexample))
+    return Attack(claim.key, passed, _entry(claim, result, mutants), "\n".join(lines), seconds)
+
+
+def attacks(
+    claims: Sequence[Claim],
+    *,
+    examples: int,
+    seed: int,
+    jobs: int,
+    progress: Callable[[str, int], None] | None = None,
+) -> Iterator[Attack]:
+    """Yields the attack on each claim, in order; the results do not depend on `jobs`.
+
+    Args:
+        claims: those of theory.claims, which other processes find again by their keys, if jobs > 1.
+        jobs: processes, >= 1; with one, or one claim, everything happens in this process.
+        progress: called with a claim's key and the number of instances tried; in this process only.
+    """
+    checks.check(jobs >= 1, "check", "jobs >= 1", jobs=jobs)
+    if min(jobs, len(claims)) <= 1:
+        for claim in claims:
+            told = partial(progress, claim.key) if progress else None
+            yield attack(claim, examples=examples, seed=seed, progress=told)
+        return
+    # Forking a process that has run torch may hang: the workers start afresh.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(jobs, len(claims)), context, _one_thread) as workers:
+        run = partial(_attack_by_key, examples=examples, seed=seed)
+        yield from workers.map(run, [claim.key for claim in claims])
+
+
+def in_words(comparison: Comparison) -> str:
+    """Returns a comparison and its margin in one line; "attained" if only rounding is left."""
+    c = comparison
+    text = f"{c.label}: {c.measured:.6g} {c.relation} {c.expected:.6g}, margin {c.margin:.3g}"
+    attained = c.relation == "<=" and 0 <= c.margin <= 2 * TOLERANCE
+    return f"{text} (attained)" if attained else text
+
+
+def _attack_by_key(key: str, examples: int, seed: int) -> Attack:
+    return attack(find_claim(key), examples=examples, seed=seed)
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _summary(result: CheckResult, mutants: dict[str, CheckResult], seconds: float) -> str:
+    verdict = "ok  " if result.passed else "FAIL"
+    if result.counterexample is None and 2 * result.n_void > result.n_examples:
+        verdict += " (more than half void)"
+    counts = f"{result.n_examples} instances, {result.n_void} void"
+    line = f"{result.key:4} {verdict} {counts}, worst margin {result.worst_margin:.3g}"
+    survivors = [name for name, mutant in mutants.items() if not mutant.passed]
+    line += f", {len(mutants) - len(survivors)}/{len(mutants)} mutants refuted" if mutants else ""
+    line += f"; SURVIVED: {', '.join(survivors)}" if survivors else ""
+    return f"{line} ({seconds:.1f} s)"
+
+
+def _entry(claim: Claim, result: CheckResult, mutants: dict[str, CheckResult]) -> dict[str, Any]:
+    worst = result.worst_margin
+    return {
+        "passed": result.passed,
+        "examples": result.n_examples,
+        "void": result.n_void,
+        "worst_margin": worst if math.isfinite(worst) else None,
+        "nearest": comparison_entry(result.nearest),
+        "closest": [comparison_entry(c) for c in result.closest],
+        "status": claim.status,
+        "kind": claim.kind,
+        "paper_label": claim.paper_label,
+        "statement": claim.statement,
+        "mutants": {name: mutant.passed for name, mutant in mutants.items()},
+        "examples_to_refute": {
+            name: mutant.n_examples if mutant.passed else None for name, mutant in mutants.items()
+        },
+    }
