@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import sae
+import sae.__main__ as sae_cli
 import theory
 import theory.__main__ as theory_cli
 import theory.claims
@@ -294,8 +295,11 @@ def _flags(command):
         "falsify": theory_cli.falsify_claim,
         "judge": theory_cli.judge_sae,
     }
-    for name, function in functions.items():
-        if command.startswith(f"python -m theory {name}"):
+    stores = {"list": sae_cli.list_runs, "verify": sae_cli.verify_runs, "prune": sae_cli.prune_runs}
+    known = {f"theory {name}": function for name, function in functions.items()}
+    known |= {f"sae runs {name}": function for name, function in stores.items()}
+    for name, function in known.items():
+        if command.startswith(f"python -m {name}"):
             return set(inspect.signature(function).parameters)
     return None
 
@@ -307,9 +311,9 @@ def missing_commands(text):
     for code in spans + lines:
         command = code.partition("#")[0].strip()
         for module in re.findall(r"python -m (\w+)", command):
-            if module not in {"theory", "figures", "pytest", "venv"}:
+            if module not in {"theory", "figures", "sae", "pytest", "venv"}:
                 found.add(command)
-        if re.match(r"python -m (theory .|figures)", command):
+        if re.match(r"python -m (theory .|figures|sae)", command):
             flags = _flags(command)
             used = re.findall(r"--([\w-]+)", command)
             if flags is None or not set(used) <= flags:
