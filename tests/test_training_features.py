@@ -839,3 +839,12 @@ def test_bad_input_is_named(act, where, rule, got):
     expected, _, given = str(error.value).partition(", got ")
     assert rule in expected
     assert got in given
+
+
+def test_the_history_of_l0_is_no_term_of_the_loss():
+    """JumpReLU's penalty on l0 is a term of its own, beside the mean number of active latents."""
+    sae = JumpReLU(12, 32, 1.0, target_l0=4.0, initial_threshold=0.0, generator=stream(0, "init"))
+    for engine in ("rows", "eager"):
+        history = fit(sae, FLAT, engine=engine).history
+        assert float(history.l0[0, 0]) > 8  # about half of 32 at the start, far from the penalty
+        assert set(history.terms) == {"mse", "l0_penalty"}

@@ -84,7 +84,7 @@ class JumpReLU(SAE):
         active = self._active(pre_acts).to(pre_acts.dtype)
         l0 = (active - self._near(pre_acts) * self._shift()).sum(1).mean()
         penalty = l0 if self.target_l0 is None else (l0 / self.target_l0 - 1).square()
-        return {"mse": squared_error(x, output.x_hat), "l0": self.coefficient * penalty}
+        return {"mse": squared_error(x, output.x_hat), "l0_penalty": self.coefficient * penalty}
 
     @torch.no_grad()
     def after_step_(self, output: SAEOutput, *, generator: torch.Generator) -> None:

@@ -160,7 +160,7 @@ class RowsMember(Member):
         if self.kind == TOPK:
             return terms | {f"mse_{groups.ks[g]}": groups.weights[g] * errors[g] for g in others}
         if self.kind == THRESHOLD and rule.bandwidth:
-            return terms | {"l0": report[kernels.PENALTY]}
+            return terms | {"l0_penalty": report[kernels.PENALTY]}
         if self.kind == THRESHOLD:
             terms["l1"] = report[kernels.L1]
         if others and self.kind == THRESHOLD:
