@@ -293,6 +293,8 @@ def _flags(command):
         "list": theory_cli.list_claims,
         "check": theory_cli.check_claims,
         "falsify": theory_cli.falsify_claim,
+        "replay": theory_cli.replay_file,
+        "pin": theory_cli.pin_counterexamples,
         "judge": theory_cli.judge_sae,
     }
     stores = {"list": sae_cli.list_runs, "verify": sae_cli.verify_runs, "prune": sae_cli.prune_runs}
