@@ -143,6 +143,11 @@ def checkpoints_in(folder: str | Path, *, every: int | float = 30.0) -> Iterator
         _CURRENT.reset(token)
 
 
+def checkpointing() -> bool:
+    """Returns whether this is inside a context of checkpoints."""
+    return _CURRENT.get() is not None
+
+
 def next_checkpoint(identity: object) -> Checkpoint | None:
     """Returns the checkpoint of the next training in this context, or None outside of any.
 

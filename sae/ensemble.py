@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from sae.base import SAE
 from sae.batches import Batches, Drawn
-from sae.checkpoint import next_checkpoint
+from sae.checkpoint import checkpointing, next_checkpoint
 from sae.config import TrainConfig
 from sae.describe import NUMERICS_VERSION, describe
 from sae.engines.choice import choose
@@ -58,7 +58,9 @@ class Ensemble:
         Raises:
             NotFinite: the members are as they were before the step that it names.
         """
-        checkpoint, start = next_checkpoint(self._identity()), time.monotonic()
+        # The identity hashes all weights: only where it is asked for.
+        checkpoint = next_checkpoint(self._identity()) if checkpointing() else None
+        start = time.monotonic()
         if checkpoint is not None and (found := checkpoint.read()) is not None:
             self._restore(*found)
         n_steps, last = self.config.n_steps, self.config.n_records - 1

@@ -13,8 +13,8 @@ from torch import Tensor
 from sae.base import SAE, Loss
 from sae.batches import Drawn
 from sae.config import TrainConfig
-from sae.engines.engine import Engine, StepFailed
-from sae.member import Member, not_finite
+from sae.engines.engine import Engine, step_failed
+from sae.member import Member
 from sae.resampling import resample_
 
 
@@ -57,13 +57,12 @@ class EagerMember(Member):
         self.numbers_before = self.numbers()
         with self._scheduled():
             loss = self.sae.loss(x, self.dead())
-        todo = "lower the learning rate, or look for huge values in the data"
-        self._check_finite("loss", loss.total, todo)
+        self._check_finite("loss", loss.total)
         self.optimizer.zero_grad(set_to_none=True)
         loss.total.backward()
         self.sae.remove_radial_gradient_()
         norm = torch.nn.utils.clip_grad_norm_(self.trained, self.config.max_grad_norm)
-        self._check_finite("gradient", norm, todo)
+        self._check_finite("gradient", norm)
         self.optimizer.param_groups[0]["lr"] = self.lr * self.config.lr_scale(self.n_steps)
         self.optimizer.step()
         self.sae.normalise_decoder_()
@@ -72,7 +71,7 @@ class EagerMember(Member):
         self.silent = torch.where(fired, 0, self.silent + len(x))
         self._resample(x, loss)
         totals = torch.stack([p.detach().float().sum() for p in self.trained])
-        self._check_finite("sum of the weights", totals.sum(), todo)
+        self._check_finite("sum of the weights", totals.sum())
         self._control_l0(loss)
         self.n_steps += 1
         self._take_average()
@@ -165,11 +164,10 @@ class EagerMember(Member):
         )
         self.silent = torch.where(chosen, 0, self.silent)
 
-    def _check_finite(self, what: str, value: Tensor, todo: str) -> None:
+    def _check_finite(self, what: str, value: Tensor) -> None:
         total = value.item()
         if not abs(total) < torch.inf:
-            got = {"step": self.n_steps, "member": self.i, "total": total}
-            raise StepFailed(str(not_finite(f"a finite {what}", todo, **got)), after=0)
+            raise step_failed(what, total, step=self.n_steps, member=self.i, after=0)
 
 
 class Eager(Engine):

@@ -9,7 +9,7 @@ import torch
 from sae.base import SAE
 from sae.batches import Drawn
 from sae.config import TrainConfig
-from sae.member import Member, NotFinite
+from sae.member import Member, NotFinite, not_finite
 
 
 class Engine(ABC):
@@ -84,3 +84,10 @@ class StepFailed(NotFinite):
     def __init__(self, message: str, after: int) -> None:
         super().__init__(message)
         self.after = after
+
+
+def step_failed(what: str, value: float, *, step: int, member: int, after: int) -> StepFailed:
+    """Returns the error of a step in which `what` has become `value`; for `after` see there."""
+    todo = "lower the learning rate, or look for huge values in the data"
+    got = {"step": step, "member": member, "total": value}
+    return StepFailed(str(not_finite(f"a finite {what}", todo, **got)), after)

@@ -11,11 +11,8 @@ import torch
 from sae.base import SAE
 from sae.batches import Drawn
 from sae.config import TrainConfig
-from sae.engines.engine import Engine, StepFailed
+from sae.engines.engine import Engine, step_failed
 from sae.engines.rules import refusal
-from sae.member import not_finite
-
-TODO = "lower the learning rate, or look for huge values in the data"
 
 
 class Rows(Engine):
@@ -72,8 +69,8 @@ class Rows(Engine):
         ]
         if failed:
             after, what, total, member = min(failed, key=lambda found: found[0])
-            got = {"step": member.n_steps + after, "member": member.i, "total": total}
-            raise StepFailed(str(not_finite(f"a finite {what}", TODO, **got)), after)
+            step = member.n_steps + after
+            raise step_failed(what, total, step=step, member=member.i, after=after)
         for member in self.begun:
             member.settle(len(batches))
         if not record:

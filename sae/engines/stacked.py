@@ -21,10 +21,10 @@ from sae.architectures.topk import TopK
 from sae.base import SAE
 from sae.batches import Drawn
 from sae.config import TrainConfig
-from sae.engines.engine import Engine, StepFailed
+from sae.engines.engine import Engine, step_failed
 from sae.engines.ranks import has_rank
 from sae.engines.stack import CHECKS, Stack
-from sae.member import Member, not_finite
+from sae.member import Member
 
 # Those whose code asks the device for no number; MatchingPursuit asks whether any sample goes on.
 _KNOWN = (
@@ -167,9 +167,8 @@ class Stacked(Engine):
         failed = [found for stack in self.stacks for found in _failures(stack)]
         if failed:
             after, _, check, member, value = min(failed, key=lambda found: found[:3])
-            todo = "lower the learning rate, or look for huge values in the data"
-            got = {"step": member.n_steps + after, "member": member.i, "total": value}
-            raise StepFailed(str(not_finite(f"a finite {CHECKS[check]}", todo, **got)), after)
+            step = member.n_steps + after
+            raise step_failed(CHECKS[check], value, step=step, member=member.i, after=after)
         rows: dict[int, dict[str, float]] = {}
         for stack in self.stacks:
             rows |= stack.settle()
