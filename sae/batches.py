@@ -31,6 +31,7 @@ class Drawn:
     ) -> None:
         self.codes, self.linear_map, self._make_x = codes, linear_map, make_x
         self._converted: dict[torch.dtype, Tensor] = {}
+        self._energies: dict[torch.dtype, float] = {}
 
     @functools.cached_property
     def x(self) -> Float[Tensor, "batch d_in"]:
@@ -41,6 +42,13 @@ class Drawn:
         if dtype not in self._converted:
             self._converted[dtype] = self.x.to(dtype)
         return self._converted[dtype]
+
+    def energy(self, dtype: torch.dtype) -> float:
+        """Returns the sum of squares of x about its mean, computed once."""
+        if dtype not in self._energies:
+            x = self.to(dtype)
+            self._energies[dtype] = float((x - x.mean(0)).square().sum())
+        return self._energies[dtype]
 
 
 POOL = 64  # batches drawn together on a GPU, where a world's sampler waits for the device

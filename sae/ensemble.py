@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from sae.ahead import Ahead
 from sae.base import SAE
 from sae.batches import Batches, Drawn
-from sae.checkpoint import checkpointing, next_checkpoint
+from sae.checkpoint import Checkpoint, checkpointing, next_checkpoint
 from sae.config import TrainConfig
 from sae.describe import NUMERICS_VERSION, describe
 from sae.engines.choice import choose
@@ -18,7 +19,7 @@ from sae.engines.engine import StepFailed
 from sae.evaluation import HeldOut
 from sae.geometric_median import geometric_median
 from sae.history import Row, TrainResult, history
-from sae.member import Member, NotFinite
+from sae.member import Member
 
 WORTH_KEEPING = 1.0  # seconds of training that are worth the writing of its last state
 
@@ -46,6 +47,8 @@ class Ensemble:
             kind([m for m, own in zip(self.members, kinds, strict=True) if own is kind])
             for kind in dict.fromkeys(kinds)
         ]
+        last = config.n_records - 1
+        self.record_at = sorted({round(i * (config.n_steps - 1) / last) for i in range(last + 1)})
         self.step = 0
         self.records: list[tuple[int, list[Row]]] = []
 
@@ -63,37 +66,52 @@ class Ensemble:
         start = time.monotonic()
         if checkpoint is not None and (found := checkpoint.read()) is not None:
             self._restore(*found)
-        n_steps, last = self.config.n_steps, self.config.n_records - 1
-        record_at = sorted({round(i * (n_steps - 1) / last) for i in range(last + 1)})
-        at_once = min(engine.steps_at_once for engine in self.engines)
+        idle = all(engine.draws_ahead for engine in self.engines) and torch.get_num_threads() > 1
+        ahead = Ahead(self.batches, self._n_together, threaded=idle)
+        try:
+            self._take_steps(ahead, held_out, checkpoint)
+        finally:
+            ahead.close()
+        if checkpoint is not None and time.monotonic() - start > WORTH_KEEPING:
+            checkpoint.write(*self._state(self.batches.state()))
+
+    def _take_steps(
+        self, ahead: Ahead, held_out: HeldOut | None, checkpoint: Checkpoint | None
+    ) -> None:
+        n_steps = self.config.n_steps
         with tqdm(
             total=n_steps, initial=self.step, disable=None, delay=2, leave=False, unit="step"
         ) as bar:
             while self.step < n_steps:
-                now = self.step in record_at
-                stop = next((s for s in record_at if s > self.step), n_steps)
-                drawn, error = self._draw(min(stop - self.step, at_once))
+                now = self.step in self.record_at
+                chunk = ahead.take(self.step)
+                if self.step == 0:
+                    self._centre(chunk.drawn[0])
                 rows = [Row({}, {}) for _ in self.members]
                 if now and held_out is not None:
                     for member in self.members:
                         if not member.stopped:
                             rows[member.i].held_out.update(member.evaluate(held_out))
                 over = all(member.stopped for member in self.members)
-                taken = {} if over else self._advance(drawn, record=now)
+                taken = {} if over else self._advance(chunk.drawn, record=now)
                 if now:
                     for i, row in taken.items():
                         rows[i].batch.update(row)
                     self.records.append((self.step * self.config.batch_size, rows))
                 if over:
                     break
-                self.step += len(drawn)
-                bar.update(len(drawn))
-                if error is not None:
-                    raise error
+                self.step += len(chunk.drawn)
+                bar.update(len(chunk.drawn))
+                if chunk.error is not None:
+                    raise chunk.error
                 if checkpoint is not None and checkpoint.due():
-                    checkpoint.write(*self._state())
-        if checkpoint is not None and time.monotonic() - start > WORTH_KEEPING:
-            checkpoint.write(*self._state())
+                    checkpoint.write(*self._state(chunk.after))
+
+    def _n_together(self, step: int) -> int:
+        """Returns how many steps are taken together from this one on: none past a record."""
+        end = self.config.n_steps
+        stop = next((s for s in self.record_at if s > step), end)
+        return min(stop - step, *(engine.steps_at_once for engine in self.engines))
 
     def _identity(self) -> object:
         """What determines the run, but for `sample`, as a tree of JSON values."""
@@ -114,8 +132,12 @@ class Ensemble:
             "torch": str(torch.__version__),
         }
 
-    def _state(self) -> tuple[dict[str, Tensor], object]:
-        """Returns all that the rest of the run depends on: tensors, and a tree of JSON values."""
+    def _state(self, batches: tuple[Tensor, int]) -> tuple[dict[str, Tensor], object]:
+        """Returns all that the rest of the run depends on: tensors, and a tree of JSON values.
+
+        Args:
+            batches: their state.
+        """
         tensors = {
             f"{member.i}/{name}": value
             for member in self.members
@@ -125,7 +147,7 @@ class Ensemble:
             [samples, [[row.batch, row.held_out] for row in rows]] for samples, rows in self.records
         ]
         numbers = [member.numbers() for member in self.members]
-        generator, n_taken = self.batches.state()
+        generator, n_taken = batches
         record = {"step": self.step, "records": records, "members": numbers, "n_taken": n_taken}
         return tensors | {"generator": generator}, record
 
@@ -140,13 +162,6 @@ class Ensemble:
             for samples, rows in record["records"]
         ]
         self.batches.restore(tensors["generator"], record["n_taken"])
-
-    def _draw(self, n: int) -> tuple[list[Drawn], NotFinite | None]:
-        """Returns the next n batches, or those before one that is not finite, and its error."""
-        drawn, error = self.batches.take(self.step, n)
-        if self.step == 0:
-            self._centre(drawn[0])
-        return drawn, error
 
     @torch.no_grad()
     def _centre(self, batch: Drawn) -> None:

@@ -37,7 +37,8 @@ def train(
         saes: one SAE, or several of any architecture, settings, width and dtype for the same
             d_in; learning rates and l0 targets may differ by `config`.
         sample: a ToyModel, or a callable (n, *, generator) -> x [n, d_in], which is converted to
-            each member's dtype.
+            each member's dtype. Where torch has several threads, another one than the caller's may
+            draw, one batch at a time, before the steps that come first are taken.
         config: see `TrainConfig`.
         generator: draws the batches, and nothing else.
         held_out: samples on which each record evaluates the members; None for no evaluation.

@@ -24,6 +24,7 @@ class Engine(ABC):
 
     name: ClassVar[str]
     steps_at_once: ClassVar[int] = 1  # most batches that `advance` is given
+    draws_ahead: ClassVar[bool] = False  # while it trains there is time to draw the next ones
 
     def __init__(self, members: Sequence[Any]) -> None:
         self.members = list(members)

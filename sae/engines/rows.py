@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from sae.ahead import single_threaded
 from sae.base import SAE
 from sae.batches import Drawn
 from sae.config import TrainConfig
@@ -25,6 +26,7 @@ class Rows(Engine):
 
     name = "rows"
     steps_at_once = 16
+    draws_ahead = True
 
     def __init__(self, members: Sequence[Any]) -> None:
         super().__init__(members)
@@ -52,13 +54,11 @@ class Rows(Engine):
         for member in self.begun:
             if member.dtype not in data:
                 data[member.dtype] = data_of(batches, member.dtype)
-        for member in self.begun:
-            member.keep()
         jobs = [(member, data[member.dtype]) for member in self.begun]
         n_threads = min(len(jobs), torch.get_num_threads())
         if n_threads > 1:
             if self._threads is None:
-                self._threads = ThreadPoolExecutor(n_threads)
+                self._threads = single_threaded(n_threads)
             taken = list(self._threads.map(self._train, *zip(*jobs, strict=True)))
         else:
             taken = [self._train(*job) for job in jobs]
@@ -71,15 +71,18 @@ class Rows(Engine):
             after, what, total, member = min(failed, key=lambda found: found[0])
             step = member.n_steps + after
             raise step_failed(what, total, step=step, member=member.i, after=after)
-        for member in self.begun:
-            member.settle(len(batches))
         if not record:
             return {}
-        return {m.i: m.recorded(batches[0].to(m.dtype)) for m in self.begun}
+        return {m.i: m.recorded(batches[0]) for m in self.begun}
 
     def undo(self) -> None:
         for member in self.begun:
             member.undo()
 
     def _train(self, member: Any, data: Any) -> tuple[int, str, float]:
-        return member.take(data, self._own.__dict__)
+        member.keep()
+        outcome = member.take(data, self._own.__dict__)
+        _, what, _ = outcome
+        if not what:
+            member.settle(len(data.x))
+        return outcome

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from sae.base import SAE
+from sae.batches import Drawn
 from sae.config import TrainConfig
 from sae.engines import kernels
 from sae.engines.layout import Data, Plan, Rule, State, Weights
@@ -51,6 +52,7 @@ class RowsMember(Member):
             numbers=np.zeros(4),
         )
         self.rule = self._rule()
+        self.before = [np.empty_like(value) for value in self._changing()]
 
     def _rule(self) -> Rule:
         sae: Any = self.sae
@@ -98,7 +100,8 @@ class RowsMember(Member):
         """Reads the SAE, and keeps what `undo` gives back."""
         self._read()
         state = self.state
-        self.before = [value.copy() for value in self._changing()]
+        for kept, value in zip(self.before, self._changing(), strict=True):
+            kept[...] = value  # a new copy would cost many times as much in fresh memory
         self.numbers_before = self.numbers()
         state.counts[0] = self.n_steps
         state.numbers[1], state.numbers[3] = self.coefficient, np.inf
@@ -140,12 +143,11 @@ class RowsMember(Member):
         self.coefficient = float(self.state.numbers[1])
         self._write()
 
-    def recorded(self, x: Tensor) -> dict[str, float]:
+    def recorded(self, batch: Drawn) -> dict[str, float]:
         """Returns, for the first batch of the last `take`, what `record` would."""
-        report = self.reports[0]
-        errors = report[kernels.ERRORS :]
-        error, squares = float(errors[self.groups.main]), (x - x.mean(0)).square().sum()
-        fvu = float(torch.tensor(error * len(x)) / squares)
+        report, size = self.reports[0], self.config.batch_size
+        error = report[kernels.ERRORS + self.groups.main]
+        fvu = float(torch.tensor(error * size) / batch.energy(self.dtype))
         share = float(report[kernels.DEAD]) / self.sae.n_latents
         return {"fvu": fvu, "l0": float(report[kernels.L0]), "dead": share, **self._terms()}
 
@@ -193,7 +195,7 @@ class RowsMember(Member):
     def _read(self) -> None:
         views = self.parameters_of(self.state.weights)
         for name, parameter in self.sae.named_parameters():
-            views[name][...] = parameter.detach().numpy()
+            torch.from_numpy(views[name]).copy_(parameter.detach())  # numpy transposes slowly
         if self.kind == BATCH_TOPK:
             sae: Any = self.sae
             self.state.numbers[0] = float(sae.threshold)
@@ -202,7 +204,7 @@ class RowsMember(Member):
     def _write(self) -> None:
         views = self.parameters_of(self.state.weights)
         for name, parameter in self.sae.named_parameters():
-            parameter.detach().numpy()[...] = views[name]
+            parameter.detach().copy_(torch.from_numpy(views[name]))
         if self.kind == BATCH_TOPK:
             sae: Any = self.sae
             sae.threshold.fill_(float(self.state.numbers[0]))
