@@ -10,8 +10,6 @@ fig_generators draws; without sae-lens (pip install sae-lens) they are printed a
 import importlib.metadata
 import importlib.util
 import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -23,7 +21,8 @@ import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from figures.draw import _cpu, write
+from figures.draw import write
+from figures.timing import machine
 from toymodels import (
     Hierarchy,
     Independent,
@@ -120,7 +119,8 @@ def main() -> None:
     torch.set_num_threads(1)
     has_peer = importlib.util.find_spec("sae_lens") is not None
     results: dict[str, object] = {"batch": BATCH, "repetitions": N_REPETITIONS}
-    results["machine"] = _machine(has_peer)
+    names = ["numpy"] + ["sae-lens"] * has_peer
+    results["machine"] = machine({name: importlib.metadata.version(name) for name in names})
     if has_peer:
         results["peer"] = [_compare(world) for world in worlds()]
     else:
@@ -132,14 +132,6 @@ def main() -> None:
     if has_peer:
         write(RESULTS, (json.dumps(results, indent=1) + "\n").encode())
         print(f"written: {RESULTS}")
-
-
-def _machine(has_peer: bool) -> dict[str, object]:
-    names = ["torch", "numpy"] + ["sae-lens"] * has_peer
-    versions = {name: importlib.metadata.version(name) for name in names}
-    versions["python"] = platform.python_version()
-    load = round(os.getloadavg()[0], 1)  # of the other work, as this one has just begun
-    return {"processor": _cpu(), "cores": os.cpu_count(), "load": load, "versions": versions}
 
 
 def _compare(world: World) -> dict[str, object]:
