@@ -79,7 +79,8 @@ def search(run: Search) -> dict[str, np.ndarray]:
 
 def compute(cfg: Config) -> dict[str, np.ndarray]:
     found = importlib.import_module("theory.claims").all_claims()
-    claims = [c for c in found if c.key in cfg.keys or not cfg.keys]
+    searched = [c for c in found if c.kind != "trained"]
+    claims = [c for c in searched if c.key in cfg.keys or not cfg.keys]
     texts = [inspect.getsource(inspect.getmodule(c.compare) or c.compare) for c in claims]
     sources = [hashlib.sha256(text.encode()).hexdigest() for text in texts]
     settings = (cfg.examples, cfg.most_to_refute, cfg.mutants_are_true)

@@ -1,6 +1,7 @@
 """Criteria for SAEs and meta-SAEs: pure functions of tensors, each with its null."""
 
 from theory.absorption import Absorption, absorption
+from theory.amortisation import Amortisation, amortisation
 from theory.atomicity import Atomicity, atomicity, atomicity_floor
 from theory.certificates import (
     Certificate,
@@ -11,6 +12,7 @@ from theory.certificates import (
     sample_certificate,
     support_certificate,
 )
+from theory.completeness import Completeness, completeness
 from theory.composition import Composition, benjamini_yekutieli, composition
 from theory.compressibility import (
     Compressibility,
@@ -28,6 +30,13 @@ from theory.description_length import (
     mixing_bits,
     source_entropy,
 )
+from theory.effective_rank import (
+    EffectiveRank,
+    common_features_bound,
+    effective_rank,
+    visibility_shifts,
+)
+from theory.fragility import Fragility, fragility, projector_change
 from theory.hedging import Hedging, hedging
 from theory.isotropic import (
     composition_p_value,
@@ -47,6 +56,7 @@ from theory.recovery import (
     recovery_chance_bound,
     recovery_radius,
 )
+from theory.redundancy import Redundancy, SharedFeatures, redundancy, shared_features
 from theory.retrieval import (
     Retrieval,
     RetrievalBound,
@@ -54,6 +64,7 @@ from theory.retrieval import (
     retrieval,
     retrieval_bound,
 )
+from theory.rotation import Rotation, eigenspace_rotation
 from theory.signs import SignConsistency, refitted, sign_consistency, sign_necessity, sign_scores
 from theory.sparse_coding import BestSupport, best_support, omp, r_squared
 from theory.spectral import (
@@ -63,6 +74,9 @@ from theory.spectral import (
     spectral_fve_bound,
     spectral_loss_bound,
 )
+from theory.spectrum_null import SpectrumNull, spectrum_null, spectrum_surrogates
+from theory.splitting import Splitting, splitting
+from theory.stability import Stability, stability
 from theory.statistics import (
     bernstein_radius,
     binomial_p_values,
@@ -77,23 +91,34 @@ from theory.statistics import (
 
 __all__ = [
     "Absorption",
+    "Amortisation",
     "Atomicity",
     "BestSupport",
     "Certificate",
+    "Completeness",
     "Composition",
     "Compressibility",
     "Curve",
     "DescriptionLength",
+    "EffectiveRank",
+    "Fragility",
     "Hedging",
     "Judgement",
     "Neighbours",
     "Progressive",
     "Recovery",
+    "Redundancy",
     "Retrieval",
     "RetrievalBound",
+    "Rotation",
+    "SharedFeatures",
     "SignConsistency",
     "SpectralBound",
+    "SpectrumNull",
+    "Splitting",
+    "Stability",
     "absorption",
+    "amortisation",
     "atomicity",
     "atomicity_floor",
     "benjamini_yekutieli",
@@ -102,6 +127,8 @@ __all__ = [
     "binomial_p_values",
     "certified_k",
     "coherence_fve_bound",
+    "common_features_bound",
+    "completeness",
     "composition",
     "composition_p_value",
     "compressibility",
@@ -111,8 +138,11 @@ __all__ = [
     "direction_errors",
     "dkw_radius",
     "effective_n_rows",
+    "effective_rank",
+    "eigenspace_rotation",
     "expected_best_cosine_bound",
     "expected_unseen",
+    "fragility",
     "fve",
     "hedging",
     "held_out_radius",
@@ -132,6 +162,7 @@ __all__ = [
     "one_shot_certificate",
     "prefix_errors",
     "progressive",
+    "projector_change",
     "r_squared",
     "rare_rate_samples",
     "recoverable_bound",
@@ -139,11 +170,13 @@ __all__ = [
     "recovery_chance",
     "recovery_chance_bound",
     "recovery_radius",
+    "redundancy",
     "refitted",
     "retrieval",
     "retrieval_bound",
     "sample_certificate",
     "samples_to_see_all",
+    "shared_features",
     "sign_consistency",
     "sign_necessity",
     "sign_scores",
@@ -151,6 +184,11 @@ __all__ = [
     "source_entropy",
     "spectral_fve_bound",
     "spectral_loss_bound",
+    "spectrum_null",
+    "spectrum_surrogates",
+    "splitting",
+    "stability",
     "support_certificate",
     "surrogate_p_value",
+    "visibility_shifts",
 ]

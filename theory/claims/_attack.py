@@ -2,6 +2,7 @@
 
 import math
 import multiprocessing
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from theory import checks
 from theory.claims._claim import TOLERANCE, Claim, Comparison
 from theory.claims._engine import CheckResult, check
 from theory.claims._find import find_claim
+from theory.claims._trained import OverWorlds, effect_entry, judge_worlds, stored_effects
 from theory.claims._tree import comparison_entry
 
 
@@ -21,12 +23,13 @@ from theory.claims._tree import comparison_entry
 class Attack:
     """What became of a claim and its mutants: plain data, which another process can send.
 
-    passed: the claim passed and each mutant was refuted.   entry: of the ledger.   text: to print.
-    seconds: of processor, for the claim with its mutants.
+    passed: the claim passed and each mutant was refuted; None for a trained claim some of whose
+        worlds are not in the store, which has an empty entry.   entry: of the ledger.
+    text: to print.   seconds: of processor, for the claim with its mutants.
     """
 
     key: str
-    passed: bool
+    passed: bool | None
     entry: dict[str, Any]
     text: str
     seconds: float
@@ -35,7 +38,12 @@ class Attack:
 def attack(
     claim: Claim, *, examples: int, seed: int, progress: Callable[[int], None] | None = None
 ) -> Attack:
-    """Returns the result of `check` on a claim and, without shrinking, on each of its mutants."""
+    """Returns the result of `check` on a claim and, without shrinking, on each of its mutants.
+
+    A trained claim is judged by its stored worlds, and trains none: see `train_worlds`.
+    """
+    if claim.kind == "trained":
+        return _attack_trained(claim)
     result = check(claim, examples=examples, seed=seed, progress=progress)
     mutants = {
         m.name: check(claim.variant(m), examples=examples, seed=seed, shrink=False)
@@ -81,10 +89,40 @@ def attacks(
 
 def in_words(comparison: Comparison) -> str:
     """Returns a comparison and its margin in one line; "attained" if only rounding is left."""
+    if isinstance(comparison, OverWorlds):
+        return comparison.in_words()
     c = comparison
     text = f"{c.label}: {c.measured:.6g} {c.relation} {c.expected:.6g}, margin {c.margin:.3g}"
     attained = c.relation == "<=" and 0 <= c.margin <= 2 * TOLERANCE
     return f"{text} (attained)" if attained else text
+
+
+def _attack_trained(claim: Claim) -> Attack:
+    start, effects = time.process_time(), stored_effects(claim)
+    if effects is None:
+        text = f"{claim.key:4} not run: python -m theory check {claim.key}"
+        return Attack(claim.key, None, {}, text, 0.0)
+    verdict = judge_worlds(claim, effects)
+    refuted = {m.name: judge_worlds(claim.variant(m), effects).passed for m in claim.mutants}
+    ordered = sorted(verdict.comparisons, key=lambda c: (not math.isnan(c.margin), c.margin))
+    n, worst = len(claim.worlds), verdict.worst_margin
+    counts = f"{n} worlds, worst margin {worst:.3g}"
+    lines = [f"{claim.key:4} {'ok  ' if verdict.passed else 'FAIL'} {counts}{_fallen(refuted)}"]
+    lines += [f"     {c.in_words()}" for c in verdict.comparisons]
+    entry = {
+        "passed": verdict.passed,
+        "examples": n,
+        "void": 0,
+        "worst_margin": worst if math.isfinite(worst) else None,
+        "nearest": comparison_entry(ordered[0]),
+        "closest": [comparison_entry(c) for c in ordered],
+        **_about(claim),
+        "mutants": refuted,
+        "examples_to_refute": {name: n if fell else None for name, fell in refuted.items()},
+        "effects": [effect_entry(c) for c in verdict.comparisons],
+    }
+    passed, seconds = verdict.passed and all(refuted.values()), time.process_time() - start
+    return Attack(claim.key, passed, entry, "\n".join(lines), seconds)
 
 
 def _attack_by_key(key: str, examples: int, seed: int) -> Attack:
@@ -101,10 +139,21 @@ def _summary(result: CheckResult, mutants: dict[str, CheckResult], seconds: floa
         verdict += " (more than half void)"
     counts = f"{result.n_examples} instances, {result.n_void} void"
     line = f"{result.key:4} {verdict} {counts}, worst margin {result.worst_margin:.3g}"
-    survivors = [name for name, mutant in mutants.items() if not mutant.passed]
-    line += f", {len(mutants) - len(survivors)}/{len(mutants)} mutants refuted" if mutants else ""
-    line += f"; SURVIVED: {', '.join(survivors)}" if survivors else ""
+    line += _fallen({name: mutant.passed for name, mutant in mutants.items()})
     return f"{line} ({seconds:.1f} s)"
+
+
+def _fallen(refuted: dict[str, bool]) -> str:
+    if not refuted:
+        return ""
+    survivors = [name for name, fell in refuted.items() if not fell]
+    text = f", {len(refuted) - len(survivors)}/{len(refuted)} mutants refuted"
+    return text + (f"; SURVIVED: {', '.join(survivors)}" if survivors else "")
+
+
+def _about(claim: Claim) -> dict[str, Any]:
+    names = ("status", "kind", "paper_label", "statement")
+    return {name: getattr(claim, name) for name in names}
 
 
 def _entry(claim: Claim, result: CheckResult, mutants: dict[str, CheckResult]) -> dict[str, Any]:
@@ -116,10 +165,7 @@ def _entry(claim: Claim, result: CheckResult, mutants: dict[str, CheckResult]) -
         "worst_margin": worst if math.isfinite(worst) else None,
         "nearest": comparison_entry(result.nearest),
         "closest": [comparison_entry(c) for c in result.closest],
-        "status": claim.status,
-        "kind": claim.kind,
-        "paper_label": claim.paper_label,
-        "statement": claim.statement,
+        **_about(claim),
         "mutants": {name: mutant.passed for name, mutant in mutants.items()},
         "examples_to_refute": {
             name: mutant.n_examples if mutant.passed else None for name, mutant in mutants.items()

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from hypothesis.strategies import SearchStrategy
 
@@ -13,6 +14,7 @@ from toymodels import stream
 
 TOLERANCE = 1e-9  # rounding of float64 arithmetic at toy sizes, relative to a comparison's scale
 ALPHA = 1e-10  # false-alarm probability of one sampled comparison
+LEAST_WORLDS = 8  # of a trained claim
 _LEAST_SCALE = 1e-290  # below it products of subnormal numbers lose their relative precision
 
 
@@ -76,7 +78,8 @@ class Mutant:
     """A false variant of a claim, which the same search must refute.
 
     name: joined to the claim's key by a slash.   falsehood: what it wrongly says.
-    compare: as the claim's.   strategy: of its own instances; None is the claim's.
+    compare: as the claim's.   strategy: of its own instances; None is the claim's. A mutant of a
+        trained claim has none: it compares the effects of the same worlds.
     """
 
     name: str
@@ -93,12 +96,16 @@ class Claim:
     source: who stated it, "new" where we saw it nowhere.   proof: the argument in a few words.
     status: a "refuted" claim is kept because it is false: its check passes if it is refuted.
     kind: "exact" compares closed forms in float64, `compare(instance)`; "sampled" draws noise,
-        `compare(instance, noise)`, and adds a confidence radius at level ALPHA.
+        `compare(instance, noise)`, and adds a confidence radius at level ALPHA; "trained" trains
+        on a few fresh worlds, `compare(effects)`, and speaks of their average: never "proved".
     paper_label: the equation it makes executable.
-    strategy: returns a Hypothesis strategy of instances (small frozen dataclasses).
+    strategy: returns a Hypothesis strategy of instances (small frozen dataclasses); None if
+        trained.
     compare: evaluates every inequality of the claim on an instance; VOID where it says nothing.
         The labels of one evaluation are distinct.
     mutants: false variants.   n_samples: samples per evaluation, for sampled claims.
+    run, worlds: of trained claims; `run(world)` at module level trains and returns effects by name,
+        arrays of one number, for each of at least LEAST_WORLDS frozen dataclasses with a `seed`.
     """
 
     key: str
@@ -106,24 +113,33 @@ class Claim:
     source: str
     proof: str
     status: Literal["proved", "conjecture", "refuted"]
-    kind: Literal["exact", "sampled"]
+    kind: Literal["exact", "sampled", "trained"]
     paper_label: str
-    strategy: Callable[[], SearchStrategy]
+    strategy: Callable[[], SearchStrategy] | None
     compare: Callable[..., Comparisons]
     mutants: tuple[Mutant, ...] = ()
     n_samples: int = 0
+    run: Callable[[Any], dict[str, np.ndarray]] | None = None
+    worlds: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
         draws = self.kind == "sampled"
         rule = "n_samples >= 1 for a sampled claim, 0 for an exact one"
         checks.check(draws == (self.n_samples > 0), self.key, rule, n_samples=self.n_samples)
+        trains = self.kind == "trained"
+        rule = "a strategy, and no run and no worlds, unless it is a trained claim"
+        has = (self.strategy is not None, self.run is not None, len(self.worlds) > 0)
+        checks.check(has == (not trains, trains, trains), self.key, rule, has=has)
+        if trains:
+            self._check_trained()
 
     def comparisons(self, instance: Any, noise: Noise | None = None) -> Comparisons:
         """Returns every comparison on this instance; () where the bound is void.
 
+        instance: the effects of the worlds, of a trained claim.
         noise: of a sampled claim; None is the noise that the search uses.
         """
-        if self.kind == "exact":
+        if self.kind != "sampled":
             return self.compare(instance)
         return self.compare(instance, noise or Noise("search", self.n_samples))
 
@@ -142,6 +158,17 @@ class Claim:
             compare=mutant.compare,
             mutants=(),
         )
+
+    def _check_trained(self) -> None:
+        rule, todo = "a status other than proved for a trained claim", "training proves nothing"
+        checks.check(self.status != "proved", self.key, rule, todo, status=self.status)
+        seeds = [getattr(world, "seed", None) for world in self.worlds]
+        enough = len(set(seeds)) == len(seeds) >= LEAST_WORLDS and None not in seeds
+        rule = f"{LEAST_WORLDS} worlds or more, each with a seed of its own"
+        checks.check(enough, self.key, rule, seeds=seeds)
+        drawn = [mutant.name for mutant in self.mutants if mutant.strategy]
+        rule = "mutants of a trained claim without a strategy"
+        checks.check(not drawn, self.key, rule, with_strategy=drawn)
 
 
 def least(comparisons: Comparisons) -> float:

@@ -1,5 +1,6 @@
 """The commands of `python -m theory` that are about claims; each returns its exit code."""
 
+import itertools
 import json
 import os
 import sys
@@ -12,11 +13,13 @@ import tyro
 
 from theory.checks import check as require
 from theory.claims._attack import attacks, in_words
+from theory.claims._claim import Claim
 from theory.claims._engine import check
 from theory.claims._find import all_claims, find_claim
 from theory.claims._pins import pin
 from theory.claims._replay import replay, replay_entry, search_entry, versions
 from theory.claims._replay import save as save_counterexample
+from theory.claims._trained import effect_entry, judge_worlds, train_worlds
 
 Flag = tyro.conf.FlagCreatePairsOff
 
@@ -39,9 +42,14 @@ def check_claims(
     seed: int = 0,
     jobs: int = os.cpu_count() or 1,
     ledger: Path | None = None,
+    trained: Annotated[bool, Flag] = False,
     as_json: Annotated[bool, tyro.conf.arg(name="json"), Flag] = False,
 ) -> int:
     """Attack claims and their mutants; exit 1 if a claim fails or a mutant survives.
+
+    A claim about trained models is judged by the worlds in the store of runs. Named by its key, it
+    trains those that are missing (a minute or two); among all claims only with --trained, and is
+    else not run, which is neither a pass nor a failure: the ledger leaves it out.
 
     Args:
         keys: which claims, or mutants such as A1/energies-not-variances; all claims if none.
@@ -50,22 +58,29 @@ def check_claims(
         seed: of the search; the default search is always the same.
         jobs: processes to spread the claims over; the results do not depend on it.
         ledger: where to write the results as JSON, if anywhere.
+        trained: train the missing worlds of every claim about trained models (minutes).
         as_json: print the results as JSON, with the seconds of processor that each claim took.
     """
     require(not (every and keys), "check", "either keys or --all", keys=keys)
     claims = [find_claim(key) for key in keys] if keys else list(all_claims())
+    for claim in claims:
+        if claim.kind == "trained" and (keys or trained):
+            require(jobs >= 1, "check", "jobs >= 1", jobs=jobs)
+            train_worlds(claim, jobs=jobs, progress=_trained_progress(claim))
+            _clear_line()
     found, watched = [], _progress(examples)
     for attack in attacks(claims, examples=examples, seed=seed, jobs=jobs, progress=watched):
         _clear_line()
         found.append(attack)
         if not as_json:
             print(attack.text, flush=True)
+    judged = [attack for attack in found if attack.passed is not None]
     if as_json:
-        print(_json({a.key: a.entry | {"seconds": round(a.seconds, 2)} for a in found}))
+        print(_json({a.key: a.entry | {"seconds": round(a.seconds, 2)} for a in judged}))
     if ledger:
         ledger.parent.mkdir(parents=True, exist_ok=True)
-        ledger.write_text(_json({a.key: a.entry for a in found}) + "\n")
-    return 0 if all(attack.passed for attack in found) else 1
+        ledger.write_text(_json({a.key: a.entry for a in judged}) + "\n")
+    return 0 if all(attack.passed for attack in judged) else 1
 
 
 def falsify_claim(
@@ -78,6 +93,9 @@ def falsify_claim(
 ) -> int:
     """Search for the smallest counterexample and print it; exit 0 only if there is one.
 
+    A claim about trained models has none: the effects over its worlds are printed, and the exit
+    code is 0 if they refute it. No file can be saved of them.
+
     Args:
         name: a claim, or a mutant such as A1/energies-not-variances.
         examples: instances to try.
@@ -86,6 +104,10 @@ def falsify_claim(
         as_json: print what was found, or how near the search came, as JSON.
     """
     claim = find_claim(name)
+    if claim.kind == "trained":
+        rule = "an exact or sampled claim for --save"
+        require(save is None, "check", rule, "the store keeps the worlds", kind=claim.kind)
+        return _falsify_trained(claim, as_json)
     watched = _progress(examples)
     told = partial(watched, claim.key) if watched else None
     result = check(claim, examples=examples, seed=seed, progress=told)
@@ -149,6 +171,19 @@ def pin_counterexamples(
     return 1 if survivors else 0
 
 
+def _falsify_trained(claim: Claim, as_json: bool) -> int:
+    verdict = judge_worlds(claim, train_worlds(claim, progress=_trained_progress(claim)))
+    _clear_line()
+    if as_json:
+        about = {"claim": claim.key, "statement": claim.statement, "refuted": verdict.refuted}
+        print(_json(about | {"effects": [effect_entry(c) for c in verdict.comparisons]}))
+    else:
+        print(claim.statement)
+        print(f"{claim.key} {'fails' if verdict.refuted else 'is not refuted'}")
+        print("\n".join(f"     {in_words(c)}" for c in verdict.comparisons))
+    return 0 if verdict.refuted else 1
+
+
 def _json(tree: object) -> str:
     return json.dumps(tree, indent=2, allow_nan=False)
 
@@ -158,6 +193,13 @@ def _progress(examples: int) -> Callable[[str, int], None] | None:
     if not sys.stderr.isatty():
         return None
     return lambda key, n: print(f"\r{key}: {n}/{examples}", end="", file=sys.stderr, flush=True)
+
+
+def _trained_progress(claim: Claim) -> Callable[[str], None] | None:
+    """Returns what counts the worlds of a trained claim, or None where nobody watches."""
+    watched = _progress(len(claim.worlds))
+    done = itertools.count(1)
+    return (lambda where: watched(claim.key, next(done))) if watched else None
 
 
 def _clear_line() -> None:

@@ -75,6 +75,10 @@ def check(
         shrink: whether to look for a smaller counterexample.
         progress: called with the number of instances tried so far.
     """
+    strategy, todo = claim.strategy, "judge the worlds of a trained one: `judge_worlds`"
+    rule = "an exact or sampled claim, which can be searched"
+    checks.check(strategy is not None, "check", rule, todo, kind=claim.kind)
+    assert strategy is not None  # for the type checker
     checks.check(examples >= 1, "check", "examples >= 1", examples=examples)
     checks.check(seed >= 0, "check", "seed >= 0", seed=seed)
     found: Counterexample | None = None
@@ -95,7 +99,7 @@ def check(
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )
     @hypothesis.seed(seed)
-    @hypothesis.given(claim.strategy())
+    @hypothesis.given(strategy())
     def attempt(instance: Any) -> None:
         nonlocal found, n_examples, n_void
         comparisons = evaluate(claim, instance)

@@ -37,7 +37,11 @@ def find_claim(name: str, package: ModuleType | None = None) -> Claim:
 
 
 def false_claims(package: ModuleType | None = None) -> tuple[Claim, ...]:
-    """Returns every claim that the search must refute: those of status "refuted", all mutants."""
+    """Returns every claim that the search must refute: those of status "refuted", all mutants.
+
+    Trained claims are not among them: they are judged by their worlds, not searched.
+    """
     claims = all_claims(package)
     mutants = [c.variant(mutant) for c in claims for mutant in c.mutants]
-    return tuple(c for c in [*claims, *mutants] if c.status == "refuted")
+    every = [c for c in [*claims, *mutants] if c.kind != "trained"]
+    return tuple(c for c in every if c.status == "refuted")

@@ -9,14 +9,16 @@ import torch
 
 from theory import checks
 from theory.claims._engine import falsify
-from theory.claims._find import false_claims, find_claim
+from theory.claims._find import all_claims, false_claims, find_claim
 from theory.claims._replay import file_name, save
 
 
 def pin(folder: Path, *, examples: int, jobs: int) -> tuple[str, ...]:
     """Writes a counterexample to every mutant and refuted claim; returns those that survived.
 
-    Files KEY__name.json; those of mutants that are no longer there, or survived, are removed.
+    Files KEY__name.json and KEY.json; those of mutants that are no longer there, or survived, and
+    of claims that are not refuted any more, are removed.
+    Trained claims are not pinned: what refutes their mutants is the store's worlds, not a file.
 
     Args:
         folder: made if need be.   examples: instances to try for each.
@@ -33,9 +35,10 @@ def pin(folder: Path, *, examples: int, jobs: int) -> tuple[str, ...]:
     ) as pool:
         written = dict(zip(keys, pool.map(one, keys), strict=True))
     kept = {file_name(key) for key in keys if written[key]}
-    for file in folder.glob("*__*.json"):
+    of_claims = [folder / file_name(claim.key) for claim in all_claims()]
+    for file in [*folder.glob("*__*.json"), *of_claims]:
         if file.name not in kept:
-            file.unlink()
+            file.unlink(missing_ok=True)
     return tuple(key for key in keys if not written[key])
 
 
