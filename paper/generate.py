@@ -63,7 +63,8 @@ def check_claims(ledger: Path, examples: int) -> None:
     """
     ledger.parent.mkdir(parents=True, exist_ok=True)
     ledger.unlink(missing_ok=True)
-    command = ["-m", "theory", "check", "--ledger", str(ledger), "--examples", str(examples)]
+    command = ["-m", "theory", "check", "--trained", "--ledger", str(ledger)]
+    command += ["--examples", str(examples)]
     code = subprocess.run([sys.executable, *command], cwd=ROOT, check=False).returncode
     if not ledger.exists():
         ran = f"python {' '.join(command)}"

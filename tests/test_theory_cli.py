@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,12 +18,38 @@ from theory.claims._attack import in_words
 
 
 def test_list_names_every_claim_and_mutant(capsys):
-    assert cli.main(["list"]) == 0
+    assert cli.main(["list", "--mutants"]) == 0
     out = capsys.readouterr().out
     for claim in all_claims():
         assert f"{claim.key} " in out
         assert claim.statement.splitlines()[0] in out
         assert all(f"{claim.key}/{mutant.name}: " in out for mutant in claim.mutants)
+
+
+def test_list_shows_what_a_ledger_holds(tmp_path, capsys):
+    path = tmp_path / "ledger.json"
+    assert cli.main(["check", "A2", "--examples", "20", "--ledger", str(path)]) == 0
+    capsys.readouterr()
+    assert cli.main(["list", "--ledger", str(path)]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert " 3/3 attained " in lines["A2"]
+    assert re.search(r" 3 +- ", lines["A1"])  # of which the ledger says nothing
+    entries = json.loads(path.read_text())
+    entries["A2"]["statement"] = "Something else"
+    entries["A2"]["mutants"] = {}
+    path.write_text(json.dumps(entries))
+    assert cli.main(["list", "--ledger", str(path), "--markdown"]) == 0
+    (row,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("| A2 |")]
+    assert row.endswith("| 3 | - |")  # a ledger of another statement is none of this one
+
+
+@pytest.mark.parametrize("text", ["[]", "no JSON", '{"A2": {"passed": true}}', None])
+def test_list_refuses_what_is_no_ledger(text, tmp_path, capsys):
+    path = tmp_path / "ledger.json"
+    if text is not None:
+        path.write_text(text)
+    assert cli.main(["list", "--ledger", str(path)]) == 2
+    assert "expected a ledger" in capsys.readouterr().err
 
 
 def test_check_writes_a_ledger(tmp_path, capsys):

@@ -15,10 +15,10 @@ from theory.checks import check as require
 from theory.claims._commands import (
     check_claims,
     falsify_claim,
-    list_claims,
     pin_counterexamples,
     replay_file,
 )
+from theory.claims._listing import list_claims
 from theory.judge import judge
 from toymodels import ToyModel, presets, stream
 
@@ -87,7 +87,7 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         return app.cli(prog="python -m theory", args=args)
     except ValueError as error:
-        if not str(error).startswith(("find_claim", "check:", "pin:", "replay:")):
+        if not str(error).startswith(("find_claim", "list:", "check:", "pin:", "replay:")):
             raise
         print(error, file=sys.stderr)
         return 2

@@ -24,16 +24,6 @@ from theory.claims._trained import effect_entry, judge_worlds, train_worlds
 Flag = tyro.conf.FlagCreatePairsOff
 
 
-def list_claims() -> int:
-    """List the claims: key, status, kind, paper label, title, and their mutants."""
-    for claim in all_claims():
-        title = claim.statement.splitlines()[0]
-        print(f"{claim.key:4} {claim.status:10} {claim.kind:8} {claim.paper_label:20} {title}")
-        for mutant in claim.mutants:
-            print(f"     {claim.key}/{mutant.name}: {mutant.falsehood}")
-    return 0
-
-
 def check_claims(
     keys: tyro.conf.Positional[tuple[str, ...]] = (),
     /,

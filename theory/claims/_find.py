@@ -2,6 +2,7 @@
 
 import importlib
 import pkgutil
+import re
 from types import ModuleType
 
 from theory import checks
@@ -9,18 +10,25 @@ from theory.claims._claim import Claim
 
 
 def all_claims(package: ModuleType | None = None) -> tuple[Claim, ...]:
-    """Returns the CLAIM of every file of the folder, by file name; a new file needs no other edit.
+    """Returns the CLAIM of every file of the folder, by name; a new file needs no other edit.
+
+    "h10" follows "h9", and "h9_case" stands between them.
 
     Args:
         package: where to look; None is theory.claims. Files that begin with "_" are helpers.
     """
     package = package or importlib.import_module("theory.claims")
-    names = sorted(i.name for i in pkgutil.iter_modules(package.__path__) if i.name[0] != "_")
+    found = [i.name for i in pkgutil.iter_modules(package.__path__) if i.name[0] != "_"]
+    names = sorted(found, key=_natural)
     modules = [importlib.import_module(f"{package.__name__}.{name}") for name in names]
     without = [m.__name__ for m in modules if not isinstance(getattr(m, "CLAIM", None), Claim)]
     todo = "define CLAIM = Claim(...), or begin the file's name with _"
     checks.check(not without, "all_claims", "a CLAIM in every file", todo, without=without)
     return tuple(module.CLAIM for module in modules)
+
+
+def _natural(name: str) -> list[str | int]:
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
 def find_claim(name: str, package: ModuleType | None = None) -> Claim:
