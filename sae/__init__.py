@@ -19,6 +19,17 @@ from sae.base import SAE, Loss, SAEOutput, TiedSAE
 from sae.checkpoint import Checkpoint, checkpoints_in
 from sae.config import TrainConfig
 from sae.describe import NUMERICS_VERSION
+from sae.direct import (
+    ProductDictionary,
+    gradient_product,
+    held_out_meta_fve,
+    meta_dictionary,
+    nearest_composite,
+    oracle_meta,
+    product_dictionary,
+    product_from_rows,
+    refine_rows,
+)
 from sae.discovery import all_saes
 from sae.durable import DiskError
 from sae.evaluation import Evaluation, HeldOut, evaluate
@@ -49,6 +60,7 @@ __all__ = [
     "MatryoshkaBatchTopK",
     "MatryoshkaReLU",
     "MultiTopK",
+    "ProductDictionary",
     "ReLU",
     "RunsFailed",
     "SAEOutput",
@@ -68,9 +80,17 @@ __all__ = [
     "from_saelens",
     "from_sparsify",
     "geometric_median",
+    "gradient_product",
+    "held_out_meta_fve",
     "load",
     "load_any",
     "map_runs",
+    "meta_dictionary",
+    "nearest_composite",
+    "oracle_meta",
+    "product_dictionary",
+    "product_from_rows",
+    "refine_rows",
     "save",
     "to_saelens",
     "train",

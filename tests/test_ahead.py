@@ -7,7 +7,7 @@ import threading
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_runs import bits, same_bits, topk, world
 
@@ -73,6 +73,7 @@ CONFIG = TrainConfig(100, 8, lr=1e-2, n_records=3)
 STALLED = dataclasses.replace(CONFIG, stop_after=8, stop_gain=0.9, n_records=5)
 
 
+@settings(max_examples=min(20, settings().max_examples))
 @given(
     st.integers(0, 99), st.sampled_from([0.0, 0.1]), st.integers(2, 70), st.integers(2, 5),
     st.sampled_from([torch.inf, 8]), st.sampled_from([-1, 3, 40]),

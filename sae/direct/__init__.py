@@ -1,0 +1,32 @@
+"""Meta-SAEs trained directly: dictionaries whose rows are mixtures of atoms, fitted to the data.
+
+found = product_dictionary(x, held_out=y, n_latents=160, n_meta=64, k=5, k_meta=3, generator=g)
+sae, meta_sae = found.sae(x, 2, generator=g), found.meta_sae(generator=g)
+"""
+
+from sae.direct.baselines import held_out_meta_fve, nearest_composite, oracle_meta
+from sae.direct.encoder import fit_encoder
+from sae.direct.gradient import descend, gradient_product
+from sae.direct.meta_dictionary import MetaDictionary, meta_dictionary
+from sae.direct.object_rows import object_rows, refine_rows
+from sae.direct.procedure import product_dictionary, product_from_rows
+from sae.direct.product import ProductDictionary, Round
+from sae.direct.pursuit import nonnegative_omp
+
+__all__ = [
+    "MetaDictionary",
+    "ProductDictionary",
+    "Round",
+    "descend",
+    "fit_encoder",
+    "gradient_product",
+    "held_out_meta_fve",
+    "meta_dictionary",
+    "nearest_composite",
+    "nonnegative_omp",
+    "object_rows",
+    "oracle_meta",
+    "product_dictionary",
+    "product_from_rows",
+    "refine_rows",
+]
