@@ -77,6 +77,8 @@ def import_script(script: Path) -> ModuleType:
 def draw(script: Path, preset: str, out: Path) -> dict[str, object]:
     """Makes <out>/<name>.npz, .pdf, .png and .run.json, and returns what run.json holds.
 
+    A script with a function `page(config) -> str` gets <name>.html too, a page for a browser.
+
     The same configuration, versions and machine give the same bytes in the first three (under one
     PYTHONHASHSEED, if the script iterates over sets). Each file is replaced at once.
 
@@ -99,6 +101,8 @@ def draw(script: Path, preset: str, out: Path) -> dict[str, object]:
     versions |= {"numpy": np.__version__, "matplotlib": mpl.__version__}
     versions |= {"numerics": str(NUMERICS_VERSION)}
     pdf, png = _render(module.plot, data, digest(tree), versions)
+    page = getattr(module, "page", None)
+    text = None if page is None else page(config).encode()
     record: dict[str, object] = {
         "name": name,
         "preset": preset,
@@ -125,6 +129,8 @@ def draw(script: Path, preset: str, out: Path) -> dict[str, object]:
     write(out / f"{name}.npz", npz_bytes(data))
     write(out / f"{name}.pdf", pdf)
     write(out / f"{name}.png", png)
+    if text is not None:
+        write(out / f"{name}.html", text)
     write(out / f"{name}.run.json", json.dumps(record, indent=1).encode())
     return record
 

@@ -17,7 +17,7 @@ def write_gallery(out: Path, names: list[str]) -> Path:
     for name in names:
         record, png = out / f"{name}.run.json", out / f"{name}.png"
         if record.exists() and png.exists():
-            cards.append(_card(json.loads(record.read_text()), png.read_bytes()))
+            cards.append(_card(json.loads(record.read_text()), png.read_bytes(), out))
         else:
             missing.append(f"<code>{html.escape(name)}</code>")
     note = f"<p>Not drawn yet, or refused: {', '.join(missing)}</p>" if missing else ""
@@ -29,11 +29,13 @@ def write_gallery(out: Path, names: list[str]) -> Path:
     return path
 
 
-def _card(record: dict, png: bytes) -> str:
+def _card(record: dict, png: bytes, out: Path) -> str:
     name = html.escape(record["name"])
     title, _, rest = record["claim"].partition("\n")
     paragraphs = [" ".join(text.split()) for text in rest.split("\n\n") if text.strip()]
     links = [f'<a href="{name}.{suffix}">{suffix}</a>' for suffix in ("pdf", "npz", "run.json")]
+    if (out / f"{record['name']}.html").exists():
+        links.insert(0, f'<a href="{name}.html">page to click through</a>')
     seconds, memory = record["seconds"]["wall"], record["peak_memory_mib"]
     made = f"preset {record['preset']}, {seconds:.0f} s, {memory} MiB, {record['device']}"
     return _CARD.format(

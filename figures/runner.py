@@ -144,7 +144,7 @@ class _Child:
             print(f"{progress} {self.name}: {answer['status'].upper()}, nothing drawn")
             _print_indented(printed)
             _print_indented(answer["message"])
-            for suffix in ("npz", "pdf", "png", "run.json"):
+            for suffix in ("npz", "pdf", "png", "html", "run.json"):
                 (self.out / f"{self.name}.{suffix}").unlink(missing_ok=True)
         sys.stdout.flush()
         self._clean()

@@ -36,7 +36,12 @@ from sae.evaluation import Evaluation, HeldOut, evaluate
 from sae.files import load, save
 from sae.foreign import from_dictionary_learning, from_sparsify, load_any
 from sae.geometric_median import geometric_median
-from sae.meta import train_meta
+from sae.meta import split_rows, train_meta
+from sae.meta_recipe import published_config, published_meta_sae
+from sae.meta_refit import Refit, refit_meta
+from sae.meta_swap import nearest_rows, tune_encoder, with_decoder
+from sae.meta_tower import through_tower, train_tower
+from sae.meta_weights import WEIGHTINGS, row_weights
 from sae.runs import RunsFailed, map_runs
 from sae.saelens import from_saelens, to_saelens
 from sae.store import Store, default_root
@@ -45,6 +50,7 @@ from sae.train import History, TrainingStopped, TrainResult, train
 __all__ = [
     "NUMERICS_VERSION",
     "SAE",
+    "WEIGHTINGS",
     "AbsTopK",
     "BatchTopK",
     "Checkpoint",
@@ -62,6 +68,7 @@ __all__ = [
     "MultiTopK",
     "ProductDictionary",
     "ReLU",
+    "Refit",
     "RunsFailed",
     "SAEOutput",
     "Store",
@@ -87,12 +94,22 @@ __all__ = [
     "map_runs",
     "meta_dictionary",
     "nearest_composite",
+    "nearest_rows",
     "oracle_meta",
     "product_dictionary",
     "product_from_rows",
+    "published_config",
+    "published_meta_sae",
     "refine_rows",
+    "refit_meta",
+    "row_weights",
     "save",
+    "split_rows",
+    "through_tower",
     "to_saelens",
     "train",
     "train_meta",
+    "train_tower",
+    "tune_encoder",
+    "with_decoder",
 ]

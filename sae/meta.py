@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae.base import SAE
-from sae.checks import check, check_finite
+from sae.checks import check, check_finite, check_size
 from sae.config import TrainConfig
+from sae.meta_weights import checked_row_weights
 from sae.train import TrainResult, train
 
 
@@ -45,14 +46,7 @@ def train_meta(
     check_finite("train_meta", rows=rows)
     if weights is None:
         weights = torch.ones(len(rows))
-    shape = tuple(weights.shape)
-    check(
-        shape == (len(rows),), "train_meta", f"{len(rows)} weights, one a row", weights_shape=shape
-    )
-    check_finite("train_meta", weights=weights)
-    lowest, total = float(weights.min()), float(weights.sum())
-    rule = "weights >= 0 with a positive sum"
-    check(lowest >= 0 and total > 0, "train_meta", rule, smallest=lowest, sum=total)
+    weights = checked_row_weights("train_meta", weights, len(rows))
     ends = weights.to(device=rows.device, dtype=torch.float64).cumsum(0)
     last = int(weights.nonzero()[-1])
 
@@ -62,3 +56,25 @@ def train_meta(
         return rows[picked.clamp(max=last)]
 
     return train(saes, draw, config, generator=generator)
+
+
+def split_rows(
+    n_rows: int, share: float = 0.8, *, generator: torch.Generator
+) -> tuple[Int[Tensor, " n_fitted"], Int[Tensor, " n_held_out"]]:
+    """Returns the indices of the rows to train a meta-SAE on and of those to measure it on.
+
+    In sample a meta-SAE may learn rows by heart; what it explains of rows that it never saw is
+    evidence of shared parts.
+
+    Args:
+        n_rows: >= 2.
+        share: of the rows to train on, in (0, 1); rounded, and at least one row on each side.
+        generator: draws which; its device is that of the indices.
+    """
+    where = "split_rows"
+    check_size(where, n_rows=n_rows)
+    check(n_rows >= 2, where, "n_rows >= 2", n_rows=n_rows)
+    check(0 < share < 1, where, "0 < share < 1", share=share)
+    order = torch.randperm(n_rows, device=generator.device, generator=generator)
+    n_fitted = min(max(round(share * n_rows), 1), n_rows - 1)
+    return order[:n_fitted], order[n_fitted:]

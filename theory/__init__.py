@@ -24,6 +24,7 @@ from theory.compressibility import (
     isotropic_surrogates,
     surrogate_p_value,
 )
+from theory.decomposition import Component, Decomposition, Neighbour, decompose
 from theory.description_length import (
     DescriptionLength,
     description_length,
@@ -88,6 +89,7 @@ from theory.statistics import (
     samples_to_see_all,
     smallest_caught_error,
 )
+from theory.stitching import Cluster, Stitching, Swaps, cosine_clusters, stitching, swap
 
 __all__ = [
     "Absorption",
@@ -95,15 +97,19 @@ __all__ = [
     "Atomicity",
     "BestSupport",
     "Certificate",
+    "Cluster",
     "Completeness",
+    "Component",
     "Composition",
     "Compressibility",
     "Curve",
+    "Decomposition",
     "DescriptionLength",
     "EffectiveRank",
     "Fragility",
     "Hedging",
     "Judgement",
+    "Neighbour",
     "Neighbours",
     "Progressive",
     "Recovery",
@@ -117,6 +123,8 @@ __all__ = [
     "SpectrumNull",
     "Splitting",
     "Stability",
+    "Stitching",
+    "Swaps",
     "absorption",
     "amortisation",
     "atomicity",
@@ -134,6 +142,8 @@ __all__ = [
     "compressibility",
     "compressible_coherence",
     "copy_baseline",
+    "cosine_clusters",
+    "decompose",
     "description_length",
     "direction_errors",
     "dkw_radius",
@@ -188,7 +198,9 @@ __all__ = [
     "spectrum_surrogates",
     "splitting",
     "stability",
+    "stitching",
     "support_certificate",
     "surrogate_p_value",
+    "swap",
     "visibility_shifts",
 ]
