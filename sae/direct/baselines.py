@@ -70,7 +70,8 @@ def held_out_meta_fve(
     """Returns the FVE, on a random fifth of the rows, of the atoms fitted to the other rows.
 
     1 - mean |row - mixing @ atoms|^2 over the held-out unit rows, codes by pursuit. Needs no ground
-    truth. Near 1 if the rows are mixtures of n_meta shared atoms, whatever the SAE's error.
+    truth. Near 1 if the rows are mixtures of n_meta shared atoms, whatever the SAE's error, and
+    restarts are many. Rows of a product are such mixtures by construction: ask of its `free_rows`.
 
     Null: structureless rows are coded by atoms that know nothing of them, at the level of the best
     k_meta of n_meta random directions: small and growing with k_meta / d_in. The same number in
