@@ -26,7 +26,7 @@ from toymodels import Independent, ToyModel, random_unit, stream
 
 RESULTS = Path(__file__).with_name("reference") / "bench_throughput.json"
 BATCH = 1024
-N_TURNS = 7
+N_TURNS = 5
 
 
 @dataclass(frozen=True)

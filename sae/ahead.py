@@ -1,7 +1,7 @@
 """Batches of a run that are drawn while it trains on those before."""
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, NamedTuple
 
 import torch
@@ -26,19 +26,26 @@ class Chunk(NamedTuple):
 
 
 class Ahead:
-    """The batches of a run in chunks; the next one is drawn in another thread if that is asked for.
+    """The batches of a run in chunks; the next one is drawn in another thread if there is any.
 
     Nothing but the time depends on that if batches follow from their generator: after `close` it
     is where it would be if no batch had been drawn before it was needed.
 
     Args:
         size: says how many batches the chunk has that starts at a step; 0 at the end.
-        threaded: whether to draw ahead.
+        prepare: is called with the batches of a chunk that is drawn ahead.
+        threads: the next chunk is what they do first; None draws when a chunk is asked for.
     """
 
-    def __init__(self, batches: Batches, size: Callable[[int], int], *, threaded: bool) -> None:
-        self._batches, self._size = batches, size
-        self._thread = single_threaded(1) if threaded else None
+    def __init__(
+        self,
+        batches: Batches,
+        size: Callable[[int], int],
+        prepare: Callable[[list[Drawn]], None],
+        threads: ThreadPoolExecutor | None,
+    ) -> None:
+        self._batches, self._size, self._prepare = batches, size, prepare
+        self._threads = threads
         self._next: Future[Chunk] | None = None
         self._after: tuple[Tensor, int] | None = None
         self._grad = torch.is_grad_enabled()  # of the thread that trains
@@ -52,24 +59,22 @@ class Ahead:
         pending, self._next = self._next, None
         chunk = pending.result() if pending else self._draw(step)
         following = step + len(chunk.drawn)
-        if self._thread and chunk.error is None and self._size(following):
-            self._next = self._thread.submit(self._draw, following)
+        if self._threads and chunk.error is None and self._size(following):
+            self._next = self._threads.submit(self._draw, following)
         self._after = chunk.after
         return chunk
 
     def close(self) -> None:
         """Ends the drawing, and puts the generator after the last chunk that was taken."""
-        if self._thread:
-            self._thread.shutdown()
-            if self._next and self._after:
-                self._batches.restore(*self._after)
+        if self._next and self._after:
+            wait([self._next])
+            self._batches.restore(*self._after)
 
     def _draw(self, step: int) -> Chunk:
         with torch.set_grad_enabled(self._grad):
             drawn, error = self._batches.take(step, self._size(step))
-            if self._thread:
-                for batch in drawn:
-                    _ = batch.x  # decoded here rather than where it is used
+            if self._threads:
+                self._prepare(drawn)
         return Chunk(drawn, error, self._batches.state())
 
 

@@ -32,6 +32,8 @@ class Drawn:
         self.codes, self.linear_map, self._make_x = codes, linear_map, make_x
         self._converted: dict[torch.dtype, Tensor] = {}
         self._energies: dict[torch.dtype, float] = {}
+        self.prepared: dict[object, Any] = {}
+        """What an engine has made of the batches that begin with this one, by its own keys."""
 
     @functools.cached_property
     def x(self) -> Float[Tensor, "batch d_in"]:

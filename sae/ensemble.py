@@ -2,13 +2,15 @@
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sae.ahead import Ahead
+from sae.ahead import Ahead, single_threaded
 from sae.base import SAE
 from sae.batches import Batches, Drawn
 from sae.checkpoint import Checkpoint, checkpointing, next_checkpoint
@@ -66,12 +68,14 @@ class Ensemble:
         start = time.monotonic()
         if checkpoint is not None and (found := checkpoint.read()) is not None:
             self._restore(*found)
-        idle = all(engine.draws_ahead for engine in self.engines) and torch.get_num_threads() > 1
-        ahead = Ahead(self.batches, self._n_together, threaded=idle)
-        try:
-            self._take_steps(ahead, held_out, checkpoint)
-        finally:
-            ahead.close()
+        with self._threads() as threads:
+            for engine in self.engines:
+                engine.threads = threads
+            ahead = Ahead(self.batches, self._n_together, self._prepare, threads)
+            try:
+                self._take_steps(ahead, held_out, checkpoint)
+            finally:
+                ahead.close()
         if checkpoint is not None and time.monotonic() - start > WORTH_KEEPING:
             checkpoint.write(*self._state(self.batches.state()))
 
@@ -106,6 +110,16 @@ class Ensemble:
                     raise chunk.error
                 if checkpoint is not None and checkpoint.due():
                     checkpoint.write(*self._state(chunk.after))
+
+    def _threads(self) -> AbstractContextManager[ThreadPoolExecutor | None]:
+        """Returns as many as torch uses, for engines that take members and batches one each."""
+        shared = all(engine.draws_ahead for engine in self.engines)
+        n_threads = torch.get_num_threads()
+        return single_threaded(n_threads) if shared and n_threads > 1 else nullcontext()
+
+    def _prepare(self, drawn: list[Drawn]) -> None:
+        for engine in self.engines:
+            engine.prepare(drawn)
 
     def _n_together(self, step: int) -> int:
         """Returns how many steps are taken together from this one on: none past a record."""

@@ -84,13 +84,12 @@ def test_the_run_and_its_generator_are_the_same(seed, noise_std, steps, records,
     assert same(run(alone, 1, config), run(ahead, 2, config))
 
 
-def test_all_but_the_first_chunk_are_drawn_by_one_other_thread():
+def test_all_but_the_first_chunk_are_drawn_by_other_threads():
     source, here = Watched(0), threading.get_ident()
     run(source, 2, CONFIG)
     assert len(source.threads) == CONFIG.n_steps
     assert source.threads[:16] == [here] * 16
-    (other,) = set(source.threads[16:])
-    assert other != here
+    assert here not in source.threads[16:]
     alone = Watched(0)
     run(alone, 1, CONFIG)
     assert set(alone.threads) == {here}
@@ -114,7 +113,7 @@ def test_a_callable_is_drawn_ahead_with_gradients_as_its_caller_has_them(enabled
     with torch.set_grad_enabled(enabled):
         run(sample, 2, CONFIG)
     assert seen == {enabled}
-    assert len(set(source.threads)) == 2
+    assert len(set(source.threads)) > 1
 
 
 def interrupted_and_resumed():
@@ -162,5 +161,5 @@ def test_a_checkpoint_of_a_generator_that_has_run_ahead_is_caught(monkeypatch):
 def test_a_generator_left_ahead_is_caught(monkeypatch):
     alone = run(Watched(0), 1, STALLED)
     assert same(run(Watched(0), 2, STALLED), alone)
-    monkeypatch.setattr(Ahead, "close", lambda self: self._thread and self._thread.shutdown())
+    monkeypatch.setattr(Ahead, "close", lambda self: None)
     assert not same(run(Watched(0), 2, STALLED), alone)

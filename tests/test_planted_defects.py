@@ -432,8 +432,8 @@ DEFECTS = (
     Defect(
         "a generator is left where the next batches were drawn",
         "sae/ahead.py",
-        "                self._batches.restore(*self._after)\n",
-        "                pass\n",
+        "            self._batches.restore(*self._after)\n",
+        "            pass\n",
         "tests/test_ahead.py::test_a_generator_left_ahead_is_caught",
     ),
 )

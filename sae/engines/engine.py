@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
 import torch
@@ -28,6 +29,7 @@ class Engine(ABC):
 
     def __init__(self, members: Sequence[Any]) -> None:
         self.members = list(members)
+        self.threads: ThreadPoolExecutor | None = None  # to train on; this one alone if None
 
     @classmethod
     @abstractmethod
@@ -55,6 +57,11 @@ class Engine(ABC):
         generator: torch.Generator,
     ) -> Member:
         """Returns member `i` of the run; for the arguments see `Member`."""
+
+    def prepare(self, batches: Sequence[Drawn]) -> None:
+        """Does in advance what `advance` needs of these batches; another thread may call it."""
+        for batch in batches:
+            _ = batch.x  # decoded once
 
     @abstractmethod
     def advance(self, batches: Sequence[Drawn], *, record: bool) -> dict[int, dict[str, float]]:

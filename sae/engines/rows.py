@@ -3,12 +3,10 @@
 import importlib.util
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 
-from sae.ahead import single_threaded
 from sae.base import SAE
 from sae.batches import Drawn
 from sae.config import TrainConfig
@@ -21,7 +19,7 @@ class Rows(Engine):
 
     Steps are compiled loops over samples and latents that touch selected latents only. Where the
     data are linear in sparse codes, pre-activations are sums of a few rows of vectors @ W_enc if
-    that is less work. Members share torch's number of threads; each is trained by one of them.
+    that is less work. Each member is trained by one of the threads.
     """
 
     name = "rows"
@@ -30,7 +28,6 @@ class Rows(Engine):
 
     def __init__(self, members: Sequence[Any]) -> None:
         super().__init__(members)
-        self._threads: ThreadPoolExecutor | None = None
         self._own = threading.local()
         self.begun: list[Any] = []
 
@@ -46,20 +43,23 @@ class Rows(Engine):
 
         return RowsMember(i, sae, config, **options)
 
-    def advance(self, batches: Sequence[Drawn], *, record: bool) -> dict[int, dict[str, float]]:
+    def prepare(self, batches: Sequence[Drawn]) -> None:
+        for dtype in {member.dtype for member in self.members}:
+            self._data(batches, dtype)
+
+    def _data(self, batches: Sequence[Drawn], dtype: torch.dtype) -> Any:
         from sae.engines.rows_data import data_of
 
+        known, key = batches[0].prepared, (dtype, len(batches))
+        if key not in known:
+            known[key] = data_of(batches, dtype)
+        return known[key]
+
+    def advance(self, batches: Sequence[Drawn], *, record: bool) -> dict[int, dict[str, float]]:
         self.begun = [member for member in self.members if not member.stopped]
-        data = {}
-        for member in self.begun:
-            if member.dtype not in data:
-                data[member.dtype] = data_of(batches, member.dtype)
-        jobs = [(member, data[member.dtype]) for member in self.begun]
-        n_threads = min(len(jobs), torch.get_num_threads())
-        if n_threads > 1:
-            if self._threads is None:
-                self._threads = single_threaded(n_threads)
-            taken = list(self._threads.map(self._train, *zip(*jobs, strict=True)))
+        jobs = [(member, self._data(batches, member.dtype)) for member in self.begun]
+        if self.threads and len(jobs) > 1:
+            taken = list(self.threads.map(self._train, *zip(*jobs, strict=True)))
         else:
             taken = [self._train(*job) for job in jobs]
         failed = [
