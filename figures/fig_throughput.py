@@ -1,14 +1,13 @@
-"""Toy SAEs train ten to twenty times as fast here as in sae-lens, on the same data and processor.
+"""Toy SAEs train eight to thirty times as fast here as in sae-lens, on the same data and processor.
 
 Drawn from the committed figures/reference/bench_throughput.json, which `make bench` writes. TopK
 SAEs in two worlds, in SAE-samples per second (a sample counts once for each SAE trained on it),
 over those of sae-lens; drawing the data is included on all sides. Other trainers take one SAE at a
 time, with one thread or two, whichever is faster; ours an ensemble (its members: the number on the
 axis) that shares its batches, from x or from the sparse codes behind it. Asserted, for 8 members or
-more: on two threads 10 times sae-lens from x and 20 times from codes in the small world, 4 times
-from codes in the large one; from codes more than dense arithmetic could reach at best; and two
-threads faster than one (a thread draws the batches for both, so not twice as fast). Dashed, that
-limit: 2 P / (6 n_latents d_in) samples per second on two threads, with P the multiply-adds per
+more: on two threads 10 times sae-lens from x and 30 times from codes in the small world, 8 times
+in the large one; from codes more than dense arithmetic could reach at best; and two threads 1.5
+times as fast as one or more. Dashed, the limit of dense arithmetic: 2 P / (6 n_latents d_in) samples per second on two threads, with P the multiply-adds per
 second of one thread in a float32 matmul of 1,024 x 1,024 in the same run, and six products of
 n_latents d_in a sample: to encode, to decode and two each for their gradients. Points: median and
 range over turns, in which the trainers followed one another; ratios are taken within a turn. Right:
@@ -35,7 +34,9 @@ from theory import recovery
 from toymodels import Independent, ToyModel, random_unit, stream
 
 CASES = ("small", "large")
-TARGETS = {("small", "from x"): 10, ("small", "from codes"): 20, ("large", "from codes"): 4}
+TARGETS = {("small", "from x"): 10, ("small", "from codes"): 30}
+TARGETS |= {("large", "from x"): 8, ("large", "from codes"): 8}
+THREADS = 1.5  # what a second thread makes of the rate, at least
 MANY = 8  # members from which the targets hold
 OURS = ("eager", "from x", "from codes")  # the first is the reference of the others
 MULTIPLY_ADDS = 6  # of n_latents * d_in, a sample, where nothing is sparse
@@ -167,7 +168,8 @@ def check(data: dict[str, np.ndarray], cfg: Config) -> dict[str, float]:
                 margins[title] = np.min(middle[both]) / target - 1
             alone = many & (threads == 1) & (trainers == trainer)
             gains = np.median(ratios[both] / ratios[alone], axis=1)
-            margins[f"{case}, {trainer}: two threads are faster than one"] = np.min(gains) - 1
+            title = f"{case}, {trainer}: two threads at least {THREADS} x one"
+            margins[title] = np.min(gains) / THREADS - 1
         dense = float(data[f"{case}_dense"])
         codes = many & (threads == 2) & (trainers == "from codes")
         margins[f"{case}, from codes: beyond dense arithmetic"] = np.min(middle[codes]) / dense - 1
