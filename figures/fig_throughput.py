@@ -7,14 +7,14 @@ time, with one thread or two, whichever is faster; ours an ensemble (its members
 axis) that shares its batches, from x or from the sparse codes behind it. Asserted, for 8 members or
 more: on two threads 10 times sae-lens from x and 30 times from codes in the small world, 8 times
 in the large one; from codes more than dense arithmetic could reach at best; and two threads 1.5
-times as fast as one or more. Dashed, the limit of dense arithmetic: 2 P / (6 n_latents d_in) samples per second on two threads, with P the multiply-adds per
-second of one thread in a float32 matmul of 1,024 x 1,024 in the same run, and six products of
-n_latents d_in a sample: to encode, to decode and two each for their gradients. Points: median and
-range over turns, in which the trainers followed one another; ratios are taken within a turn. Right:
-fresh runs confirm that what was timed learns: after as many steps on the same batches the engines
-have found as many features, their means nearer to one another than worlds are (one standard
-deviation). Points there: worlds (a fresh dictionary, data stream and initialisation each); bars:
-means.
+times as fast as one or more. Dashed, the limit of dense arithmetic: 2 P / (6 n_latents d_in)
+samples per second on two threads, with P the multiply-adds per second of one thread in a float32
+matmul of 1,024 x 1,024 in the same run, and six products of n_latents d_in a sample: to encode, to
+decode and two each for their gradients. Points: median and range over turns, in which the trainers
+followed one another; ratios are taken within a turn. Right: fresh runs confirm that what was timed
+learns: after as many steps on the same batches the engines have found as many features, their means
+nearer to one another than worlds are (one standard deviation). Points there: worlds (a fresh
+dictionary, data stream and initialisation each); bars: means.
 """
 
 import json
