@@ -16,6 +16,7 @@ from figures.runner import discover
 
 ROOT = Path(__file__).resolve().parent.parent
 FIGURES = discover(ROOT / "figures")
+QUICKLY = ("fig_recovery", "fig_direct", "fig_ledger")  # drawn twice here, all others in make deep
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,10 @@ def test_presets_keep_their_promises(figure):
         assert dataclasses.is_dataclass(config)
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in QUICKLY else pytest.param(name, marks=pytest.mark.slow) for name in FIGURES],
+)
 def test_two_runs_give_the_same_bytes(name, tmp_path):
     """Two fresh processes with fresh stores write identical pictures and arrays."""
     written = []
