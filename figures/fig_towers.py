@@ -48,7 +48,7 @@ class Config:
 
 
 CONFIGS = {
-    "smoke": Config(2, n_rows=1536, n_steps=420, batch_size=256),
+    "smoke": Config(2, n_rows=1536, n_steps=600, batch_size=256),
     "quick": Config(3),
     "paper": Config(8),
 }
