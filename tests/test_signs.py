@@ -123,8 +123,9 @@ def test_scaled_gain_is_the_best_over_gains(n, m, d, seed):
     found = _consistency(x, codes, rows, bias)
 
     def least(x_hat):
-        gains = torch.linspace(-12, 12, 24001, dtype=torch.float64)
         power, product = float(x_hat.square().sum()), float((y * x_hat).sum())
+        largest = float(y.norm()) / max(power, 1e-300) ** 0.5  # of the best gain, Cauchy-Schwarz
+        gains = torch.linspace(-largest, largest, 24001, dtype=torch.float64)
         return float((y.square().sum() - 2 * gains * product + gains.square() * power).min())
 
     without, every = least(codes.clamp(min=0) @ rows), least(codes @ rows)
