@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -83,6 +83,6 @@ def single_threaded(n: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(n, initializer=_use_one_thread)
 
 
-def _use_one_thread() -> Any:
+def _use_one_thread() -> None:
     # OpenMP keeps this number for each thread, so that of the others stays as it is.
     torch.set_num_threads(1)
