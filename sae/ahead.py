@@ -71,8 +71,11 @@ class Ahead:
             self._batches.restore(*self._after)
 
     def _draw(self, step: int) -> Chunk:
+        n = self._size(step)
+        if self._threads:
+            n = min(n, max(1, step))  # nothing else is done while the first one is drawn
         with torch.set_grad_enabled(self._grad):
-            drawn, error = self._batches.take(step, self._size(step))
+            drawn, error = self._batches.take(step, n)
             if self._threads:
                 self._prepare(drawn)
         return Chunk(drawn, error, self._batches.state())

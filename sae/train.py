@@ -28,10 +28,10 @@ def train(
 ) -> TrainResult:
     """Returns trained copies of one SAE or of an ensemble; the arguments are not changed.
 
-    Every member sees the same batches, and member i ends exactly (on the CPU, bit for bit) as if
-    it had been trained alone from the same generator state. b_dec starts at the geometric median
-    of the first batch; after each step the rows of W_dec have norm 1, and their gradient has no
-    part along them. Long runs show their progress if stderr is a terminal.
+    Every member sees the same batches, and member i ends as if it had been trained alone from the
+    same generator state (on a CPU bit for bit, unless engine="stacked" is asked for). b_dec starts
+    at the geometric median of the first batch; after each step the rows of W_dec have norm 1, and
+    their gradient has no part along them. Long runs show their progress if stderr is a terminal.
 
     Args:
         saes: one SAE, or several of any architecture, settings, width and dtype for the same

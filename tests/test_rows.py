@@ -4,6 +4,7 @@ import dataclasses
 import math
 import subprocess
 import sys
+import time
 
 import numba
 import numpy as np
@@ -26,6 +27,7 @@ from sae import (
     TrainingStopped,
     train,
 )
+from sae.ahead import single_threaded
 from sae.batches import Drawn
 from sae.engines import (
     choice,
@@ -576,6 +578,76 @@ def test_a_failed_member_takes_the_others_back_to_its_step():
         alone = dataclasses.replace(config, n_steps=n[0] // 16, lr=1e-3, decay=0.0)
         wanted = fit(saes[0], world(12), alone, "rows").sae
         assert all(torch.equal(v, bits(wanted)[k]) for k, v in bits(error.result.saes[0]).items())
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+@pytest.mark.parametrize("at", [5, rows.STRETCH + 4])
+def test_the_step_is_known_at_which_one_member_of_two_fails(n_threads, at):
+    """Squares of 1e25 are finite in float64 and not in float32."""
+
+    def sample(n, *, generator):
+        sample.calls += 1
+        x = torch.randn(n, 12, dtype=torch.float64, generator=generator)
+        return x * 1e25 if sample.calls == at + 1 else x
+
+    sample.calls = 0
+    saes = [make("TopK", 12, 30).double(), make("TopK", 12, 30)]
+    config = TrainConfig(40, 16, warmup=0.0, decay=0.0, n_records=2)
+    before = torch.get_num_threads()
+    torch.set_num_threads(n_threads)
+    try:
+        error = stopped("rows", saes, sample, config)
+    finally:
+        torch.set_num_threads(before)
+    assert error.result.history.trained.tolist() == [at * 16] * 2
+    assert f"step={at}, member=1" in str(error)
+    sample.calls = -100
+    wanted = fit(saes[0], sample, dataclasses.replace(config, n_steps=at), "rows").sae
+    assert all(torch.equal(v, bits(wanted)[k]) for k, v in bits(error.result.saes[0]).items())
+
+
+class Logged:
+    """A member that takes its first stretch only once the engine could have begun its second."""
+
+    def __init__(self, slow):
+        self.stopped, self.dtype, self.n_steps, self.i = False, torch.float32, 0, 0
+        self.slow, self.log = slow, []
+
+    def begin(self):
+        self.log.append("begin")
+
+    def keep(self):
+        self.log.append("keep")
+
+    def take(self, data, works):
+        if self.slow and not self.n_steps:
+            time.sleep(0.05)
+        self.log.append("take")
+        return len(data.x), "", 0.0
+
+    def settle(self, n_steps):
+        self.log.append("settle")
+        self.n_steps += n_steps
+
+
+def stretches_in_turn():
+    engine = Rows([Logged(True), Logged(False)])
+    with single_threaded(4) as engine.threads:
+        engine.advance(batches(world(12), 2 * rows.STRETCH, 4), record=False)
+    wanted = ["begin", "keep", "take", "settle", "begin", "take", "settle"]
+    return [member.log == wanted for member in engine.members]
+
+
+def test_no_member_begins_a_stretch_before_the_last_is_done(monkeypatch):
+    assert stretches_in_turn() == [True, True]
+    train = Rows._train
+
+    def at_once(self, member, data, so_far):
+        taken = rows.STRETCH if member.log else 0
+        return train(self, member, data, lambda: (taken, "", 0.0))
+
+    monkeypatch.setattr(Rows, "_train", at_once)
+    assert not stretches_in_turn()[0]
 
 
 # What it refuses ----------------------------------------------------------------------------------

@@ -63,10 +63,13 @@ def shaken(sae, seed):
     return sae
 
 
+SIZES = saes.sizes()
+
+
 @st.composite
-def ensembles(draw, names=NAMES, at_most=5):
+def ensembles(draw, names=NAMES, at_most=5, sizes=SIZES):
     """Some members of one d_in, mostly of one architecture and width."""
-    d_in, n_latents = draw(saes.sizes())
+    d_in, n_latents = draw(sizes)
     name, seed = draw(st.sampled_from(names)), draw(tms.seeds())
     members = []
     for i in range(draw(st.integers(1, at_most))):
@@ -230,10 +233,22 @@ def test_a_stopped_member_leaves_its_stack():
         assert same_bits(bits(alone.sae), bits(together.saes[i]))
 
 
-@given(members=ensembles(), config=saes.training_configs(), seed=tms.seeds())
-def test_a_member_ends_as_if_alone(members, config, seed):
-    """Bit for bit on the CPU, whoever shares its stack."""
-    config = dataclasses.replace(config, resample_every=float("inf"))
+# 64 bytes: a matrix product on a CPU rounds differently where its operands do not begin at such a
+# boundary, as those of a second member of other sizes do not (1 in 13 of 20,000 products of sizes
+# below 16 had other bits).
+ALIGNED = st.tuples(st.sampled_from([8, 16]), st.sampled_from([8, 16, 24]))
+
+
+@given(
+    members=ensembles(sizes=ALIGNED),
+    config=saes.training_configs(),
+    batch_size=st.sampled_from([8, 16]),
+    seed=tms.seeds(),
+)
+def test_a_member_ends_as_if_alone(members, config, batch_size, seed):
+    """Bit for bit on the CPU, whoever shares its stack, where all begin at a boundary of 64 bytes;
+    at other sizes up to rounding, by the steps that agree with eager."""
+    config = dataclasses.replace(config, resample_every=float("inf"), batch_size=batch_size)
 
     def sample(n, *, generator):
         return torch.randn(n, members[0].d_in, generator=generator)

@@ -16,8 +16,8 @@ from sae.member import Member, NotFinite, not_finite
 class Engine(ABC):
     """Trains members of one run.
 
-    What becomes of a member never depends on the others, so that member i of an ensemble ends,
-    bit for bit on the CPU, as if it had been trained alone.
+    What becomes of a member never depends on the others, so that member i of an ensemble ends as if
+    it had been trained alone: bit for bit with the engines that are chosen by themselves on a CPU.
 
     Args:
         members: in the order of the run.

@@ -53,6 +53,7 @@ class RowsMember(Member):
         )
         self.rule = self._rule()
         self.before = [np.empty_like(value) for value in self._changing()]
+        self.first_report: np.ndarray | None = None  # of the first batch since `keep`
 
     def _rule(self) -> Rule:
         sae: Any = self.sae
@@ -96,15 +97,18 @@ class RowsMember(Member):
             penalties=(len(groups.weights) - group_of).astype(np.int64),
         )
 
-    def keep(self) -> None:
-        """Reads the SAE, and keeps what `undo` gives back."""
+    def begin(self) -> None:
+        """Reads the SAE, as `take` expects it."""
         self._read()
-        state = self.state
+        self.state.counts[0] = self.n_steps
+        self.state.numbers[1], self.state.numbers[3] = self.coefficient, np.inf
+
+    def keep(self) -> None:
+        """Keeps what `undo` gives back."""
         for kept, value in zip(self.before, self._changing(), strict=True):
             kept[...] = value  # a new copy would cost many times as much in fresh memory
         self.numbers_before = self.numbers()
-        state.counts[0] = self.n_steps
-        state.numbers[1], state.numbers[3] = self.coefficient, np.inf
+        self.first_report = None
 
     def undo(self) -> None:
         """Takes the member back to the last `keep`."""
@@ -130,10 +134,12 @@ class RowsMember(Member):
         if key not in works:
             works[key] = work_of(self.state, data, groups, n_records, self.rule.k_aux, near)
         n_groups = len(self.groups.weights)
-        self.reports = np.zeros((len(data.x), kernels.ERRORS + n_groups))
+        reports = np.zeros((len(data.x), kernels.ERRORS + n_groups))
         plan = self._plan(len(data.x))
-        taken, failed = kernels.advance(self.rule, plan, self.state, data, works[key], self.reports)
-        report = self.reports[min(taken, len(data.x) - 1)]
+        taken, failed = kernels.advance(self.rule, plan, self.state, data, works[key], reports)
+        if self.first_report is None:
+            self.first_report = reports[0]
+        report = reports[min(taken, len(data.x) - 1)]
         value = report[kernels.NORM if failed == kernels.GRADIENT else kernels.TOTAL]
         return taken, _WHAT[failed], float(value)
 
@@ -144,8 +150,9 @@ class RowsMember(Member):
         self._write()
 
     def recorded(self, batch: Drawn) -> dict[str, float]:
-        """Returns, for the first batch of the last `take`, what `record` would."""
-        report, size = self.reports[0], self.config.batch_size
+        """Returns, for the first batch since the last `keep`, what `record` would."""
+        assert self.first_report is not None, "nothing was taken"
+        report, size = self.first_report, self.config.batch_size
         error = report[kernels.ERRORS + self.groups.main]
         fvu = float(torch.tensor(error * size) / batch.energy(self.dtype))
         share = float(report[kernels.DEAD]) / self.sae.n_latents
@@ -153,7 +160,8 @@ class RowsMember(Member):
 
     def _terms(self) -> dict[str, float]:
         """The terms of the loss of the first batch."""
-        report, groups, rule = self.reports[0].tolist(), self.groups, self.rule
+        assert self.first_report is not None, "nothing was taken"
+        report, groups, rule = self.first_report.tolist(), self.groups, self.rule
         errors = report[kernels.ERRORS :]
         terms = {"mse": errors[groups.main]}
         others = [g for g in range(len(errors)) if g != groups.main]

@@ -125,7 +125,11 @@ class StackedMember(Member):
 
 
 class Stacked(Engine):
-    """Several steps at a time of all members; the host waits for the device once for them all."""
+    """Several steps at a time of all members; the host waits for the device once for them all.
+
+    A member ends as it would alone up to rounding: a matrix product may depend in its last bits on
+    where its operands lie in memory (on a CPU it does not if all sizes are multiples of 64 bytes).
+    """
 
     name = "stacked"
     steps_at_once = 32
