@@ -21,7 +21,6 @@ from sae.direct import (
     nearest_composite,
     nonnegative_omp,
     object_rows,
-    oracle_meta,
     product_dictionary,
     product_from_rows,
     refine_rows,
@@ -311,7 +310,7 @@ def test_the_oracle_finds_every_atom_and_one_restart_does_not():
     for seed in WORLDS:
         world = planted(seed)
         options = {"generator": stream(seed, "meta")}
-        oracle = oracle_meta(world.features.vectors, N_ATOMS, K_META, **options)
+        oracle = meta_dictionary(world.features.vectors, N_ATOMS, K_META, **options)
         assert_recovered(world.atoms, oracle.atoms)
         restarts.append(int(score(world.atoms, oracle.atoms).recovered.sum()))
         one = best_meta(world.features.vectors, seed, n_restarts=1)

@@ -4,7 +4,7 @@ found = product_dictionary(x, held_out=y, n_latents=160, n_meta=64, k=5, k_meta=
 sae, meta_sae = found.sae(x, 2, generator=g), found.meta_sae(generator=g)
 """
 
-from sae.direct.baselines import held_out_meta_fve, nearest_composite, oracle_meta
+from sae.direct.baselines import held_out_meta_fve, nearest_composite
 from sae.direct.encoder import fit_encoder
 from sae.direct.gradient import descend, gradient_product
 from sae.direct.meta_dictionary import MetaDictionary, meta_dictionary
@@ -25,7 +25,6 @@ __all__ = [
     "nearest_composite",
     "nonnegative_omp",
     "object_rows",
-    "oracle_meta",
     "product_dictionary",
     "product_from_rows",
     "refine_rows",

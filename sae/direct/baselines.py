@@ -1,4 +1,4 @@
-"""What tells a failed solver from rows that hold no atoms: oracle, nearest rows, held-out rows."""
+"""What tells a failed solver from rows that hold no atoms: nearest rows, held-out rows."""
 
 import torch
 from jaxtyping import Float
@@ -8,35 +8,12 @@ from torch.nn.functional import normalize
 from sae.checks import check, check_finite
 from sae.direct.meta_dictionary import (
     N_RESTARTS,
-    WIDTH,
-    MetaDictionary,
     checked_rows,
     meta_dictionary,
     mixtures,
 )
 
 SHARE = 0.8  # of the rows that `held_out_meta_fve` fits on
-
-
-def oracle_meta(
-    dictionary: Float[Tensor, "n_features d_in"],
-    n_meta: int,
-    k_meta: int,
-    *,
-    generator: torch.Generator,
-    n_restarts: int = N_RESTARTS,
-    width: int | float = WIDTH,
-) -> MetaDictionary:
-    """Returns what `meta_dictionary` finds in the true features, in place of learned rows.
-
-    Atoms that it misses are the solver's failure. Atoms that it finds here and misses in the rows
-    of an SAE are the SAE's. It knows no atoms, and draws as it would for other rows.
-
-    Args: dictionary: [n_features, d_in], non-zero.   The others: see `meta_dictionary`.
-    """
-    return meta_dictionary(
-        dictionary, n_meta, k_meta, generator=generator, n_restarts=n_restarts, width=width
-    )
 
 
 def nearest_composite(

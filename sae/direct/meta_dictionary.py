@@ -55,9 +55,9 @@ def meta_dictionary(
     All restarts run as one batch; the least trimmed loss wins. All rows weigh the same: weights
     would leave few rows to find supports with.
 
-    On the rows of a true dictionary this is the oracle (`oracle_meta`): what it misses there is the
-    solver's fault, not that of the rows. Satisfies S3 (mixing >= 0, k_meta-sparse) approximately:
-    the rows are the data, not the product.
+    On the rows of a true dictionary this is the oracle: atoms that it misses there are the solver's
+    failure, atoms that it finds there and misses in an SAE's rows are the SAE's. Satisfies S3
+    (mixing >= 0, k_meta-sparse) approximately: the rows are the data, not the product.
 
     Args:
         rows: [n_rows, d_in], non-zero, of any norms; only their directions count.

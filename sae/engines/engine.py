@@ -59,9 +59,9 @@ class Engine(ABC):
         """Returns member `i` of the run; for the arguments see `Member`."""
 
     def prepare(self, batches: Sequence[Drawn]) -> None:
-        """Does in advance what `advance` needs of these batches; another thread may call it."""
-        for batch in batches:
-            _ = batch.x  # decoded once
+        """Does in advance what `advance` needs of these batches; called by other threads, and only
+        if the engine draws ahead."""
+        raise NotImplementedError
 
     @abstractmethod
     def advance(self, batches: Sequence[Drawn], *, record: bool) -> dict[int, dict[str, float]]:
