@@ -1,6 +1,7 @@
 """One procedure for finding atoms, on one composed world: the runs of fig_direct."""
 
-from dataclasses import dataclass
+import functools
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,8 @@ from torch import Tensor
 from torch.nn.functional import normalize, pad
 
 from figures.runs import device
-from sae import BatchTopK, TopK, TrainConfig, train, train_meta
+from sae import SAE, BatchTopK, MatryoshkaBatchTopK, TopK, TrainConfig, train, train_meta
+from sae.architectures.ortho import OrthoBatchTopK
 from sae.direct import (
     gradient_product,
     held_out_meta_fve,
@@ -18,7 +20,10 @@ from sae.direct import (
     product_dictionary,
     refine_rows,
 )
+from sae.direct.penalty import train_penalised
+from sae.direct.tie import train_tied
 from theory import isotropic_rows, recovery
+from theory.description_length import description_length
 from toymodels import (
     Dictionary,
     Independent,
@@ -33,6 +38,16 @@ from toymodels import (
 COHERENCE, NOISE, N_HELD_OUT = 0.25, 0.05, 2000
 K, TOLERANCE = 5, 0.28  # of the pursuit: most latents of a sample; unexplained share of its norm
 K_SAE = 2  # latents of a sample in gradient training: above the mean number of active features
+LAMBDA, SIGMA_SQUARED = 0.3, 1.0  # of the penalty: Levinson's choice
+BITS: dict[str, Any] = {"weight_bits": 16, "value_bits": 8, "bin_width": NOISE}
+TRAINED = ("penalty", "tie", "ortho", "wide", "prefixes", "small")  # both in one
+ONE_LEVEL = (
+    "nearest",
+    "ortho",
+    "wide",
+    "prefixes",
+    "small",
+)  # whose atoms are rows
 
 
 @dataclass(frozen=True)
@@ -59,7 +74,10 @@ class Asked:
 
 @dataclass(frozen=True)
 class Effort:
-    """Restarts, rounds and steps; `refined` False leaves out the alternating steps on SAE rows."""
+    """Restarts, rounds and steps; `refined` False leaves out the alternating steps on SAE rows.
+
+    joint_steps: of the penalty and of the tie, whose two SAEs are trained side by side.
+    """
 
     n_restarts: int = 16
     n_starts: int = 2
@@ -67,6 +85,7 @@ class Effort:
     sae_steps: int = 2000
     meta_steps: int = 1500
     gradient_steps: int = 2000
+    joint_steps: int = 2000
     batch_size: int = 512
     refined: bool = True
 
@@ -109,22 +128,64 @@ def world_of(seed: int, world: World) -> tuple[Dictionary, ToyModel]:
     return atoms, ToyModel(law, composed(torch.cat(draws), atoms), noise_std=NOISE)
 
 
-def sae_rows(run: Run, x: Tensor, n_latents: int) -> Tensor:
+def data_of(seed: int, world: World) -> Tensor:
+    """Returns the samples that every procedure gets."""
+    model = world_of(seed, world)[1]
+    return model.sample(world.n_samples, generator=stream(seed, "train", device())).x
+
+
+@functools.lru_cache(maxsize=2)  # several procedures begin with the same SAE
+def sae_rows(seed: int, topk: bool, world: World, n_latents: int, effort: Effort) -> Tensor:
     """Returns the decoder of an SAE trained on x: TopK at lr .001, BatchTopK at .003 with decay."""
-    topk = run.procedure.endswith("topk")
-    kind, init = TopK if topk else BatchTopK, stream(run.seed, "init", device())
+    kind, init = TopK if topk else BatchTopK, stream(seed, "init", device())
     lr, decay = (1e-3, 0.0) if topk else (3e-3, 0.4)
-    steps, batch = run.effort.sae_steps, run.effort.batch_size
-    config = TrainConfig(steps, batch, lr=lr, decay=decay, n_records=2)
-    sae = kind(x.shape[1], n_latents, K_SAE, bias=False, generator=init)
-    rng = stream(run.seed, "train", device())
-    return train(
-        sae, lambda n, *, generator: draw(x, n, generator), config, generator=rng
-    ).sae.W_dec
+    config = TrainConfig(effort.sae_steps, effort.batch_size, lr=lr, decay=decay, n_records=2)
+    sae, x = kind(world.d_in, n_latents, K_SAE, bias=False, generator=init), data_of(seed, world)
+    rng = stream(seed, "train", device())
+    return train(sae, sampler(x), config, generator=rng).sae.W_dec.detach()
 
 
-def draw(x: Tensor, n: int, generator: torch.Generator) -> Tensor:
-    return x[torch.randint(len(x), (n,), device=x.device, generator=generator)]
+def sampler(x: Tensor) -> Any:
+    """Returns what draws a batch from x with replacement."""
+
+    def draw(n: int, *, generator: torch.Generator) -> Tensor:
+        return x[torch.randint(len(x), (n,), device=x.device, generator=generator)]
+
+    return draw
+
+
+def fit_trained(
+    run: Run, x: Tensor, n_latents: int, n_meta: int, k_meta: int
+) -> tuple[Tensor, Tensor]:
+    """Returns rows and atoms of a procedure of TRAINED; where atoms fire on their own, with
+    K_SAE * k_meta latents a sample."""
+    effort, d_in, many = run.effort, x.shape[1], K_SAE * k_meta
+    joint = run.procedure in ("penalty", "tie")
+    steps = effort.joint_steps if joint else effort.sae_steps
+    config = TrainConfig(steps, effort.batch_size, lr=3e-3, decay=0.4, n_records=2)
+    rng, options = stream(run.seed, "train", device()), {"bias": False}
+
+    def new(kind: Any, name: str, *sizes: Any) -> Any:
+        return kind(d_in, *sizes, generator=stream(run.seed, name, device()), **options)
+
+    if run.procedure == "penalty":
+        sae = new(BatchTopK, "init", n_latents, K_SAE)
+        meta = new(TopK, "meta init", n_meta, k_meta)
+        strength: dict[str, Any] = {"coefficient": LAMBDA, "sigma_squared": SIGMA_SQUARED}
+        both = train_penalised(sae, meta, sampler(x), config, config, **strength, generator=rng)
+        return both.sae.W_dec.detach(), both.meta_sae.W_dec.detach()
+    if run.procedure == "tie":
+        levels = new(BatchTopK, "meta init", n_meta, many), new(BatchTopK, "init", n_latents, K_SAE)
+        atoms, rows = train_tied(levels, sampler(x), config, generator=rng).levels
+        return rows.W_dec.detach(), atoms.W_dec.detach()
+    fresh: SAE = {
+        "ortho": lambda: new(OrthoBatchTopK, "init", n_latents, many),
+        "wide": lambda: new(BatchTopK, "init", n_latents, many),
+        "prefixes": lambda: new(MatryoshkaBatchTopK, "init", n_latents, many, (n_meta, n_latents)),
+        "small": lambda: new(BatchTopK, "init", n_meta, many),
+    }[run.procedure]()
+    rows = train(fresh, sampler(x), config, generator=rng).sae.W_dec.detach()
+    return rows, rows[:n_meta] if run.procedure == "prefixes" else rows
 
 
 def fit(run: Run, x: Tensor, held_out: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
@@ -144,13 +205,16 @@ def fit(run: Run, x: Tensor, held_out: Tensor, truth: Tensor) -> tuple[Tensor, T
         config = TrainConfig(steps, batch, lr=3e-3, decay=0.4, k_annealing=0.5)
         product = gradient_product(x, k=K_SAE, config=config, **sizes)
         return product.rows, product.atoms
+    if run.procedure in TRAINED:
+        return fit_trained(run, x, n_latents, n_meta, k_meta)
     if run.procedure in ("nearest", "oracle"):
         rows = truth
     elif run.procedure == "null":
         drawn = stream(seed, "structureless", device())
         rows = isotropic_rows(n_latents, x.shape[1], generator=drawn)
     else:
-        rows = sae_rows(run, x, n_latents).detach()
+        topk = run.procedure.endswith("topk")
+        rows = sae_rows(seed, topk, run.world, n_latents, replace(effort, refined=True))
     if run.procedure == "nearest":
         return rows, rows
     if run.procedure == "refined" and effort.refined:
@@ -165,15 +229,18 @@ def fit(run: Run, x: Tensor, held_out: Tensor, truth: Tensor) -> tuple[Tensor, T
     return rows, found.atoms
 
 
-def procedure(run: Run) -> dict[str, np.ndarray]:
+def scores_of(run: Run) -> dict[str, np.ndarray]:
     """Returns the scores of one procedure; rarest: of the rarest quarter of the features.
 
-    Rows of the direct procedure are its free ones: the meta-FVE of its product is blind.
+    Rows of the direct procedure are its free ones: the meta-FVE of its product is blind. Bits are
+    those of a message with the held-out data over those of one without latents: "flat" with the
+    rows as the dictionary, "bits" with mixtures of the atoms in their place, if there are any.
     """
     atoms, model = world_of(run.seed, run.world)
-    x = model.sample(run.world.n_samples, generator=stream(run.seed, "train", device())).x
+    x = data_of(run.seed, run.world)
     held_out = model.sample(N_HELD_OUT, generator=stream(run.seed, "eval", device())).x
     rows, found = fit(run, x, held_out, model.dictionary.vectors)
+    rows, found = normalize(rows, dim=1), normalize(found, dim=1)
     of_atoms, of_features = recovery(atoms.vectors, found), recovery(model.dictionary.vectors, rows)
     rarest = model.distribution.firing_probs().argsort()[: run.world.n_features // 4]
     recovered = of_features.recovered.double()
@@ -181,8 +248,12 @@ def procedure(run: Run) -> dict[str, np.ndarray]:
     rng, n_restarts = stream(run.seed, "split", device()), max(2, run.effort.n_restarts // 2)
     held = held_out_meta_fve(rows, *size, generator=rng, n_restarts=n_restarts)
     floor = TOLERANCE * float(held_out.square().sum(1).mean().sqrt())
-    codes = nonnegative_omp(held_out, normalize(rows, dim=1), K, tolerance=floor)
-    error = held_out - codes @ normalize(rows, dim=1)
+    codes = nonnegative_omp(held_out, rows, K, tolerance=floor)
+    error = held_out - codes @ rows
+    none = description_length(held_out, 0 * codes, 0 * rows, **BITS).residual
+    flat = bits = description_length(held_out, codes, rows, **BITS).total / none
+    if run.procedure not in ONE_LEVEL:
+        bits = _two_level_bits(held_out, rows, found, size[1], floor) / none
     scores = {
         "share": of_atoms.recovered.double().mean(),
         "cosine": of_atoms.score,
@@ -192,5 +263,16 @@ def procedure(run: Run) -> dict[str, np.ndarray]:
         "held": held,
         "fvu": error.square().sum() / held_out.square().sum(),
         "l0": (codes > 0).double().sum(1).mean(),
+        "flat": flat,
+        "bits": bits,
     }
     return {name: np.array(float(value)) for name, value in scores.items()}
+
+
+def _two_level_bits(x: Tensor, rows: Tensor, atoms: Tensor, k_meta: int, floor: float) -> float:
+    """Returns the bits of x with, in place of each row, its best mixture of k_meta atoms."""
+    mixing = nonnegative_omp(rows, atoms, k_meta)
+    product = mixing @ atoms
+    norms = product.norm(dim=1, keepdim=True).clamp(min=1e-12)
+    codes = nonnegative_omp(x, product / norms, K, tolerance=floor)
+    return description_length(x, codes, atoms, mixing=mixing / norms, **BITS).total

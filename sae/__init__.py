@@ -12,7 +12,10 @@ from sae.architectures.jump_relu import JumpReLU
 from sae.architectures.matching_pursuit import MatchingPursuit
 from sae.architectures.matryoshka import MatryoshkaBatchTopK, MatryoshkaReLU
 from sae.architectures.multi_topk import MultiTopK
+from sae.architectures.ordered import OrderedTopK
+from sae.architectures.ortho import OrthoBatchTopK
 from sae.architectures.relu import ReLU
+from sae.architectures.signed_multi_topk import SignedMultiTopK
 from sae.architectures.tied import TiedLinear, TiedReLU
 from sae.architectures.topk import TopK
 from sae.base import SAE, Loss, SAEOutput, TiedSAE
@@ -28,6 +31,8 @@ from sae.direct import (
     product_dictionary,
     product_from_rows,
     refine_rows,
+    train_penalised,
+    train_tied,
 )
 from sae.discovery import all_saes
 from sae.durable import DiskError
@@ -65,11 +70,14 @@ __all__ = [
     "MatryoshkaBatchTopK",
     "MatryoshkaReLU",
     "MultiTopK",
+    "OrderedTopK",
+    "OrthoBatchTopK",
     "ProductDictionary",
     "ReLU",
     "Refit",
     "RunsFailed",
     "SAEOutput",
+    "SignedMultiTopK",
     "Store",
     "TiedLinear",
     "TiedReLU",
@@ -107,6 +115,8 @@ __all__ = [
     "to_saelens",
     "train",
     "train_meta",
+    "train_penalised",
+    "train_tied",
     "train_tower",
     "tune_encoder",
     "with_decoder",

@@ -21,6 +21,8 @@ from sae.architectures.jump_relu import JumpReLU
 from sae.architectures.matching_pursuit import MatchingPursuit
 from sae.architectures.matryoshka import MatryoshkaBatchTopK, MatryoshkaReLU
 from sae.architectures.multi_topk import MultiTopK
+from sae.architectures.ordered import OrderedTopK
+from sae.architectures.ortho import OrthoBatchTopK
 from sae.architectures.relu import ReLU
 from sae.architectures.tied import TiedReLU
 from sae.architectures.topk import TopK
@@ -49,9 +51,11 @@ COUNTERPARTS: dict[type[SAE], tuple[str, str]] = {
     TopK: ("topk", "topk"),
     MultiTopK: ("topk", "MultiTopK"),
     HierarchicalTopK: ("topk", "HierarchicalTopK"),
+    OrderedTopK: ("topk", "OrderedTopK"),
     AbsTopK: ("abstopk", "abstopk"),
     JumpReLU: ("jumprelu", "jumprelu"),
     BatchTopK: ("jumprelu", "batchtopk"),
+    OrthoBatchTopK: ("jumprelu", "OrthoBatchTopK"),
     MatryoshkaBatchTopK: ("jumprelu", "matryoshka_batchtopk"),
     Gated: ("gated", "gated"),
     MatchingPursuit: ("matching_pursuit", "matching_pursuit"),
@@ -77,13 +81,13 @@ TENSORS = {
 def to_saelens(sae: SAE, path: str | Path) -> None:
     """Writes the new folder `path`, whole or not at all, for `SAE.load_from_disk` of sae-lens.
 
-    What is loaded there encodes and decodes as `sae` does. BatchTopK and MatryoshkaBatchTopK become
+    What is loaded there encodes and decodes as `sae` does. Variants of BatchTopK become
     a JumpReLU SAE with their threshold, other variants of ReLU and TopK a plain one; the metadata
     name the training. Settings that concern the training alone are not kept.
 
     Raises:
-        ValueError: `path` exists, or an architecture without a counterpart: TiedLinear, whose
-            latents are all active with any sign, and whatever is not of this package.
+        ValueError: `path` exists, or an architecture without a counterpart: TiedLinear and
+            SignedMultiTopK, whose latents have any sign, and whatever is not of this package.
     """
     path = Path(path)
     rule = f"one of {sorted(cls.__name__ for cls in COUNTERPARTS)}"

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_runs import bits, relu, same_bits, topk, world
 
+import sae as sae_package
 from sae import (
     AbsTopK,
     BatchTopK,
@@ -22,7 +23,10 @@ from sae import (
     MatryoshkaBatchTopK,
     MatryoshkaReLU,
     MultiTopK,
+    OrderedTopK,
+    OrthoBatchTopK,
     ReLU,
+    SignedMultiTopK,
     TiedLinear,
     TiedReLU,
     TopK,
@@ -559,6 +563,9 @@ EVERYONE = (
     MatryoshkaBatchTopK(5, 8, 2, (3, 8), generator=g()),
     MatryoshkaReLU(5, 8, 0.1, 3, generator=g()),
     MultiTopK(5, 8, (2, 4), (1.0, 0.125), generator=g()),
+    OrderedTopK(5, 8, 2, (0.125,) * 8, generator=g()),
+    OrthoBatchTopK(5, 8, 1.5, generator=g()),
+    SignedMultiTopK(5, 8, (2, 8), (1.0, 0.125), generator=g()),
     TiedLinear(5, 3, generator=g()),
     TiedReLU(5, 8, 0.1, generator=g()),
     TopK(5, 8, 2, generator=g()).double(),
@@ -568,7 +575,8 @@ WITH_COEFFICIENT = tuple(sae for sae in EVERYONE if coefficient_name(sae))
 
 
 def test_the_mixed_ensembles_hold_every_architecture():
-    assert {type(sae) for sae in EVERYONE} == set(all_saes())
+    ours = {cls for cls in all_saes() if cls.__name__ in sae_package.__all__}
+    assert {type(sae) for sae in EVERYONE} == ours
     assert {type(sae).__name__ for sae in WITH_COEFFICIENT} == {
         *("ReLU", "Gated", "JumpReLU", "MatryoshkaReLU", "TiedReLU")
     }

@@ -15,7 +15,8 @@ class MultiTopK(TopK):
     """latents = those of TopK with k = ks[0]; loss = sum_i weights_i L(ks_i) + `revival`,
     L(k) = E|x - x_hat_k|^2 with x_hat_k decoded from the k largest pre-activations, then ReLU.
 
-    Any k' between the ks then reconstructs well, not just ks[0]. One k alone is TopK.
+    The error then mostly falls from ks[0] to the last of the ks, and hardly rises after it, as that
+    of TopK does after k; between two ks far apart it may rise. One k alone is TopK.
 
     Args:
         ks: distinct integers from 1 to n_latents; `encode` uses the first. (k, 4 * k) is usual.

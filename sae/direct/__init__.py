@@ -9,14 +9,18 @@ from sae.direct.encoder import fit_encoder
 from sae.direct.gradient import descend, gradient_product
 from sae.direct.meta_dictionary import MetaDictionary, meta_dictionary
 from sae.direct.object_rows import object_rows, refine_rows
+from sae.direct.penalty import Penalised, train_penalised
 from sae.direct.procedure import product_dictionary, product_from_rows
 from sae.direct.product import ProductDictionary, Round
 from sae.direct.pursuit import nonnegative_omp
+from sae.direct.tie import Tied, train_tied
 
 __all__ = [
     "MetaDictionary",
+    "Penalised",
     "ProductDictionary",
     "Round",
+    "Tied",
     "descend",
     "fit_encoder",
     "gradient_product",
@@ -28,4 +32,6 @@ __all__ = [
     "product_dictionary",
     "product_from_rows",
     "refine_rows",
+    "train_penalised",
+    "train_tied",
 ]
