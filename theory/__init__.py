@@ -50,6 +50,7 @@ from theory.judge import Judgement, judge
 from theory.matching import match
 from theory.nearest import Neighbours, nearest, neighbour_p_values
 from theory.progressive import Curve, Progressive, prefix_errors, progressive
+from theory.projection import Signal, decoder_projection, larger_agreement, pairwise_cosine
 from theory.recovery import (
     Recovery,
     recovery,
@@ -119,6 +120,7 @@ __all__ = [
     "Rotation",
     "SharedFeatures",
     "SignConsistency",
+    "Signal",
     "SpectralBound",
     "SpectrumNull",
     "Splitting",
@@ -143,6 +145,7 @@ __all__ = [
     "compressible_coherence",
     "copy_baseline",
     "cosine_clusters",
+    "decoder_projection",
     "decompose",
     "description_length",
     "direction_errors",
@@ -162,6 +165,7 @@ __all__ = [
     "isotropic_rows",
     "isotropic_surrogates",
     "judge",
+    "larger_agreement",
     "match",
     "mcdiarmid_radius",
     "mixing_bits",
@@ -170,6 +174,7 @@ __all__ = [
     "omp",
     "omp_certificate",
     "one_shot_certificate",
+    "pairwise_cosine",
     "prefix_errors",
     "progressive",
     "projector_change",
