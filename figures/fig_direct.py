@@ -119,7 +119,7 @@ CONFIGS = {
         2,
         World(16, 48, 40, 1500, l0=1.0, exponent=0.4),
         Effort(4, 1, 1, sae_steps=200, batch_size=256),
-        ("nearest", "small", "sae", "refined", "direct", "oracle"),
+        ("nearest", "sae", "refined", "direct", "oracle"),
         (0.4,),
         (1500,),
         ("none",),

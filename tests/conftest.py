@@ -2,10 +2,14 @@
 
 import os
 
-import jaxtyping
-import pytest
-import torch
-from hypothesis import HealthCheck, settings
+import checking
+
+checking.install()  # before Hypothesis, which imports a package
+
+import jaxtyping  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
 
 _COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("dev", max_examples=20, **_COMMON)

@@ -1,7 +1,6 @@
 """The search of the laws' tests, for classes that must fail it, and the laws a module holds."""
 
 from hypothesis import Phase, given, settings
-from hypothesis import strategies as st
 
 
 def search(cls, law, generators):
@@ -15,9 +14,9 @@ def search(cls, law, generators):
         phases=[Phase.generate],
         report_multiple_bugs=False,
     )
-    @given(data=st.data())
-    def attempt(data):
-        law(data.draw(cls.strategy()), data.draw(generators))
+    @given(cls.strategy(), generators)
+    def attempt(instance, generator):
+        law(instance, generator)
 
     attempt()
 

@@ -16,7 +16,7 @@ from figures.runner import discover
 
 ROOT = Path(__file__).resolve().parent.parent
 FIGURES = discover(ROOT / "figures")
-QUICKLY = ("fig_recovery", "fig_direct", "fig_ledger")  # drawn twice here, all others in make deep
+QUICKLY = ("fig_recovery", "fig_einstein")  # drawn twice here, all others in make deep
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,9 @@ def test_law(cls, law):
     most = 20 if law in STATISTICAL_LAWS else 200
 
     @settings(max_examples=min(most, settings().max_examples))
-    @given(data=st.data())
-    def attempt(data):
-        law(data.draw(cls.strategy()), data.draw(tms.generators()))
+    @given(dist=cls.strategy(), generator=tms.generators())
+    def attempt(dist, generator):
+        law(dist, generator)
 
     attempt()
 

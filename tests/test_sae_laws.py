@@ -2,7 +2,6 @@
 
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from sae import all_saes
 from sae import strategies as saes
@@ -17,9 +16,9 @@ SHARES = {training_lowers_the_loss: 10, members_equal_solo_runs: 4}
 @pytest.mark.parametrize("cls", all_saes(), ids=lambda cls: cls.__name__)
 def test_law(cls, law):
     @settings(max_examples=max(2, min(400, settings().max_examples) // SHARES.get(law, 2)))
-    @given(data=st.data())
-    def obeys(data):
-        law(data.draw(cls.strategy()), data.draw(saes.generators()))
+    @given(sae=cls.strategy(), generator=saes.generators())
+    def obeys(sae, generator):
+        law(sae, generator)
 
     obeys()
 

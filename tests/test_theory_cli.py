@@ -54,7 +54,8 @@ def test_list_refuses_what_is_no_ledger(text, tmp_path, capsys):
 
 def test_check_writes_a_ledger(tmp_path, capsys):
     path = tmp_path / "deep" / "ledger.json"
-    args = ["check", "A2", "C1", "--examples", "10", "--ledger", str(path)]
+    # In this process; two processes write the same ledger, see the next test.
+    args = ["check", "A2", "C1", "--examples", "10", "--jobs", "1", "--ledger", str(path)]
     assert cli.main(args) == 0
     ledger = json.loads(path.read_text())
     assert list(ledger) == ["A2", "C1"]
@@ -72,16 +73,15 @@ def test_check_writes_a_ledger(tmp_path, capsys):
     assert lines[3] == f"     nearest: {in_words(Comparison(**entry['nearest']))}"
 
 
-@pytest.mark.parametrize("jobs", ["1", "2"])
-def test_ledger_is_the_same_whatever_the_number_of_processes(jobs, tmp_path, capsys):
+def test_ledger_is_the_same_whatever_the_number_of_processes(tmp_path, capsys):
     written = []
-    for name in ("first", "second"):
+    for name, jobs in (("first", "1"), ("second", "1"), ("third", "2")):
         args = ["check", "A2", "C1", "C2", "--examples", "20", "--ledger", str(tmp_path / name)]
-        assert cli.main([*args, "--jobs", "1" if name == "first" else jobs]) == 0
+        assert cli.main([*args, "--jobs", jobs]) == 0
         written.append((tmp_path / name).read_text())
-    assert written[0] == written[1]
+    assert written[0] == written[1] == written[2]
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[::2]] == ["A2", "C1", "C2"] * 2
+    assert [line.split()[0] for line in lines[::2]] == ["A2", "C1", "C2"] * 3
 
 
 def test_check_as_json_is_the_ledger_with_seconds(tmp_path, capsys):
