@@ -25,6 +25,14 @@ from theory.compressibility import (
     surrogate_p_value,
 )
 from theory.decomposition import Component, Decomposition, Neighbour, decompose
+from theory.degeneracy import (
+    ActivationBasis,
+    TwoBases,
+    WeightBasis,
+    activation_basis,
+    two_bases,
+    weight_basis,
+)
 from theory.description_length import (
     DescriptionLength,
     description_length,
@@ -39,6 +47,7 @@ from theory.effective_rank import (
 )
 from theory.fragility import Fragility, fragility, projector_change
 from theory.hedging import Hedging, hedging
+from theory.interaction_basis import InteractionBasis, interaction_basis
 from theory.isotropic import (
     composition_p_value,
     expected_best_cosine_bound,
@@ -47,8 +56,26 @@ from theory.isotropic import (
     isotropic_rows,
 )
 from theory.judge import Judgement, judge
+from theory.known_coefficients import (
+    KnownModel,
+    normal_crossing,
+    reduced_rank,
+    reduced_rank_coefficient,
+    regular_quadratic,
+)
+from theory.learning_coefficient import LearningCoefficient, learning_coefficient
 from theory.matching import match
 from theory.nearest import Neighbours, nearest, neighbour_p_values
+from theory.phases import (
+    Phase,
+    Search,
+    free_energy,
+    phase,
+    polygon_phase,
+    search_phases,
+    transition_size,
+)
+from theory.potential import potential, potential_gradient, potential_hessian
 from theory.progressive import Curve, Progressive, prefix_errors, progressive
 from theory.projection import Signal, decoder_projection, larger_agreement, pairwise_cosine
 from theory.recovery import (
@@ -94,6 +121,7 @@ from theory.stitching import Cluster, Stitching, Swaps, cosine_clusters, stitchi
 
 __all__ = [
     "Absorption",
+    "ActivationBasis",
     "Amortisation",
     "Atomicity",
     "BestSupport",
@@ -109,15 +137,20 @@ __all__ = [
     "EffectiveRank",
     "Fragility",
     "Hedging",
+    "InteractionBasis",
     "Judgement",
+    "KnownModel",
+    "LearningCoefficient",
     "Neighbour",
     "Neighbours",
+    "Phase",
     "Progressive",
     "Recovery",
     "Redundancy",
     "Retrieval",
     "RetrievalBound",
     "Rotation",
+    "Search",
     "SharedFeatures",
     "SignConsistency",
     "Signal",
@@ -127,7 +160,10 @@ __all__ = [
     "Stability",
     "Stitching",
     "Swaps",
+    "TwoBases",
+    "WeightBasis",
     "absorption",
+    "activation_basis",
     "amortisation",
     "atomicity",
     "atomicity_floor",
@@ -156,25 +192,34 @@ __all__ = [
     "expected_best_cosine_bound",
     "expected_unseen",
     "fragility",
+    "free_energy",
     "fve",
     "hedging",
     "held_out_radius",
     "hoeffding_radius",
+    "interaction_basis",
     "isotropic_fve_bound",
     "isotropic_fve_floor",
     "isotropic_rows",
     "isotropic_surrogates",
     "judge",
     "larger_agreement",
+    "learning_coefficient",
     "match",
     "mcdiarmid_radius",
     "mixing_bits",
     "nearest",
     "neighbour_p_values",
+    "normal_crossing",
     "omp",
     "omp_certificate",
     "one_shot_certificate",
     "pairwise_cosine",
+    "phase",
+    "polygon_phase",
+    "potential",
+    "potential_gradient",
+    "potential_hessian",
     "prefix_errors",
     "progressive",
     "projector_change",
@@ -185,12 +230,16 @@ __all__ = [
     "recovery_chance",
     "recovery_chance_bound",
     "recovery_radius",
+    "reduced_rank",
+    "reduced_rank_coefficient",
     "redundancy",
     "refitted",
+    "regular_quadratic",
     "retrieval",
     "retrieval_bound",
     "sample_certificate",
     "samples_to_see_all",
+    "search_phases",
     "shared_features",
     "sign_consistency",
     "sign_necessity",
@@ -207,5 +256,8 @@ __all__ = [
     "support_certificate",
     "surrogate_p_value",
     "swap",
+    "transition_size",
+    "two_bases",
     "visibility_shifts",
+    "weight_basis",
 ]

@@ -52,6 +52,18 @@ from toymodels.magnitudes import (
 from toymodels.model import ToyModel
 from toymodels.shift import Shift, more_often, reweighted, that_never_occurred
 from toymodels.streams import stream
+from toymodels.superposition import Superposition, initial_weights, train_superposition
+from toymodels.superposition_boundary import (
+    antipodal_loss,
+    dropped_loss,
+    superposition_boundary,
+)
+from toymodels.superposition_geometry import (
+    Shape,
+    dimensions_per_feature,
+    feature_dimensionality,
+    shapes,
+)
 
 __all__ = [
     "AbsNormal",
@@ -78,9 +90,11 @@ __all__ = [
     "RareRegime",
     "RectifiedNormal",
     "Scaled",
+    "Shape",
     "SharedGain",
     "Shift",
     "Signed",
+    "Superposition",
     "ToyDistribution",
     "ToyModel",
     "TwoSets",
@@ -90,11 +104,16 @@ __all__ = [
     "all_dictionaries",
     "all_distributions",
     "antipodal",
+    "antipodal_loss",
     "blocks",
     "composed",
+    "dimensions_per_feature",
+    "dropped_loss",
     "equiangular",
+    "feature_dimensionality",
     "hadamard_union",
     "icosahedral",
+    "initial_weights",
     "low_coherence",
     "low_effective_rank",
     "more_often",
@@ -103,8 +122,11 @@ __all__ = [
     "random_mixing",
     "random_unit",
     "reweighted",
+    "shapes",
     "simplex",
     "stream",
+    "superposition_boundary",
     "that_never_occurred",
+    "train_superposition",
     "welch_bound",
 ]
