@@ -71,9 +71,9 @@ class Ahead:
             self._batches.restore(*self._after)
 
     def _draw(self, step: int) -> Chunk:
-        n = self._size(step)
-        if self._threads:
-            n = min(n, max(1, step))  # nothing else is done while the first one is drawn
+        # Nothing else is done while the first chunk is drawn: chunks begin with one batch and grow,
+        # with threads or without, so that a run that stops early leaves the same generator.
+        n = min(self._size(step), max(1, step))
         with torch.set_grad_enabled(self._grad):
             drawn, error = self._batches.take(step, n)
             if self._threads:
