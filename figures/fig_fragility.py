@@ -21,6 +21,7 @@ Paper: fig:fragility. Objectives: see sae/architectures.
 """
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -153,7 +154,7 @@ def plot(data: dict[str, np.ndarray]) -> Figure:
     fig = plt.figure(figsize=(10.6, 6.2))
     above, below = fig.add_gridspec(2, 1, height_ratios=[1, 1.25])
     maps = above.subgridspec(1, len(names)).subplots(sharey=True, squeeze=False)[0]
-    image = None
+    image: Any = None
     for j, (ax, name) in enumerate(zip(maps, names, strict=True)):
         mean = data["share_by_world"][:, j].mean((0, 3, 4))
         image = ax.imshow(mean, vmin=0, vmax=1, cmap="viridis", aspect="auto", origin="lower")

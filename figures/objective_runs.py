@@ -92,7 +92,7 @@ def untrained(run: Run, factor: float, n_latents: int, middle: float, i_seed: in
         cls = Gated if name == "Gated" else ReLU
         return cls(box.d_in, n_latents, factor * middle, generator=generator)
     if name == "JumpReLU":
-        options = {"target_l0": l0, "initial_threshold": 0.1, "bandwidth": 0.1}
+        options: dict[str, Any] = {"target_l0": l0, "initial_threshold": 0.1, "bandwidth": 0.1}
         return JumpReLU(box.d_in, n_latents, 1.0, **options, generator=generator)
     k = max(1, round(l0))
     if name == "Matryoshka":
