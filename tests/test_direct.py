@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
+from figures.direct_runs import World, world_of
 from sae import TopK, TrainConfig, evaluate, load, save, train, train_meta
 from sae.direct import (
     ProductDictionary,
@@ -30,18 +31,9 @@ from sae.direct.pruning import kept_rows
 from theory.description_length import description_length
 from theory.recovery import recovery
 from theory.sparse_coding import omp
-from toymodels import (
-    Dictionary,
-    Independent,
-    ToyModel,
-    Uniform,
-    composed,
-    orthonormal,
-    random_mixing,
-    random_unit,
-    stream,
-)
+from toymodels import Dictionary, ToyModel, orthonormal, random_unit, stream
 from toymodels import strategies as tms
+from toymodels.presets import composed_world
 
 N_ATOMS, N_ROWS, D_IN, K, K_META = 24, 60, 32, 4, 3
 WORLDS = range(2)
@@ -61,14 +53,10 @@ class Planted:
 def planted(seed):
     """30 pairs and 30 triples of 24 orthonormal atoms, Zipf 0.8, one active feature on average."""
     atoms = orthonormal(N_ATOMS, D_IN, generator=stream(seed, "atoms"))
-    generator = stream(seed, "mixing")
-    halves = [random_mixing(N_ROWS // 2, N_ATOMS, k, generator=generator) for k in (2, 3)]
-    features = composed(torch.cat(halves), atoms)
-    probs = torch.arange(1, N_ROWS + 1, dtype=torch.float64) ** -0.8
-    probs = (probs / probs.sum())[torch.randperm(N_ROWS, generator=generator)]
-    model = ToyModel(Independent(N_ROWS, probs, Uniform(0.5, 1.5)), features, noise_std=0.05)
+    model = composed_world(atoms, N_ROWS, l0=1.0, generator=stream(seed, "mixing")).model
     x = model.sample(3000, generator=stream(seed, "train")).x
-    return Planted(atoms, features, model, x, model.sample(1500, generator=stream(seed, "eval")).x)
+    held_out = model.sample(1500, generator=stream(seed, "eval")).x
+    return Planted(atoms, model.dictionary, model, x, held_out)
 
 
 def fitted(seed, **options):
@@ -624,32 +612,12 @@ def test_gradients_from_scratch_find_few_atoms():
 # The world of 64 atoms ---------------------------------------------------------------------------
 
 
-def decorrelated(n, d_in, coherence, generator):
-    """Random unit rows, their cosines clipped until none exceeds `coherence`."""
-    rows = random_unit(n, d_in, generator=generator, dtype=torch.float64).vectors
-    for _ in range(500):
-        gram = rows @ rows.T
-        if float((gram - torch.eye(n)).abs().max()) <= coherence:
-            return Dictionary(rows.float())
-        values, vectors = torch.linalg.eigh(
-            gram.clamp(-0.98 * coherence, 0.98 * coherence).fill_diagonal_(1)
-        )
-        rows = normalize(vectors[:, -d_in:] * values[-d_in:].clamp(min=0).sqrt(), dim=1)
-    raise AssertionError("not decorrelated")
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_sixty_four_atoms_are_recovered_from_ten_thousand_samples(seed):
     """160 pairs and triples, Zipf 0.8, noise 0.05: the atoms, and what an SAE's rows give."""
-    atoms = decorrelated(64, 64, 0.25, stream(seed, "atoms"))
-    generator = stream(seed, "mixing")
-    features = composed(
-        torch.cat([random_mixing(80, 64, k, generator=generator) for k in (2, 3)]), atoms
-    )
-    probs = torch.arange(1, 161, dtype=torch.float64) ** -0.8
-    probs = (1.5 * probs / probs.sum())[torch.randperm(160, generator=generator)]
-    model = ToyModel(Independent(160, probs, Uniform(0.5, 1.5)), features, noise_std=0.05)
+    made = world_of(seed, World())
+    atoms, features, model = made.atoms, made.model.dictionary, made.model
     x = model.sample(10_000, generator=stream(seed, "train")).x
     held_out = model.sample(4000, generator=stream(seed, "eval")).x
     sizes = {"n_latents": 160, "n_meta": 64, "k": 5, "k_meta": 3}

@@ -1,6 +1,5 @@
 """The penalty and the tie, each beside broken twins; which parts of a two-level model hold."""
 
-import copy
 import math
 from dataclasses import replace
 from functools import cache
@@ -23,19 +22,12 @@ from sae import (
 from sae import strategies as saes
 from sae.architectures.ortho import OrthoBatchTopK, crowding
 from sae.direct import gradient_product, nonnegative_omp, refine_rows
-from sae.direct.extended import extended, plain
+from sae.direct.extended import loss_with
 from sae.direct.penalty import decodability, penalty_term, train_penalised
-from sae.direct.tie import Said, Tree, assignment, in_tree, tied_distance, train_tied
+from sae.direct.tie import Said, Tree, assignment, loss_in, tied_distance, train_tied
 from theory.description_length import description_length
-from toymodels import (
-    Independent,
-    ToyModel,
-    Uniform,
-    composed,
-    orthonormal,
-    random_mixing,
-    stream,
-)
+from toymodels import orthonormal, stream
+from toymodels.presets import composed_world
 
 N_ATOMS, N_ROWS, D_IN, K, K_META = 12, 30, 16, 2, 3
 CONFIG = TrainConfig(20, 64, lr=3e-3, n_records=3)
@@ -46,10 +38,8 @@ LONGER = replace(CONFIG, n_steps=40)
 def world(seed=0):
     """15 pairs and 15 triples of 12 orthonormal atoms, one active on average; no noise."""
     atoms = orthonormal(N_ATOMS, D_IN, generator=stream(seed, "atoms"))
-    generator = stream(seed, "mixing")
-    halves = [random_mixing(N_ROWS // 2, N_ATOMS, k, generator=generator) for k in (2, 3)]
-    law = Independent(N_ROWS, 1 / N_ROWS, Uniform(0.5, 1.5))
-    return ToyModel(law, composed(torch.cat(halves), atoms))
+    how = {"l0": 1.0, "exponent": 0.0, "noise_std": 0.0}
+    return composed_world(atoms, N_ROWS, **how, generator=stream(seed, "mixing")).model
 
 
 def main(kind=BatchTopK, n=N_ROWS, k=K, seed=0, **options):
@@ -254,7 +244,11 @@ def levels_in_a_tree(swapped, dtype=torch.float64):
     ]
     parents = assignment(levels[0].W_enc.detach().T, levels[1].W_enc.detach().T, 0.2)
     tree = Tree(0.5, [parents], [torch.full((8, 4), swapped)], said)
-    return [in_tree(sae, i, tree) for i, sae in enumerate(levels)], tree, x
+    return levels, tree, x
+
+
+def none_dead(sae):
+    return torch.zeros(sae.n_latents, dtype=torch.bool)
 
 
 def joint_loss(levels, tree, x):
@@ -275,8 +269,9 @@ def assert_joint_gradient(levels, tree, x):
     wanted = torch.autograd.grad(
         joint_loss(levels, tree, x), [level.W_dec for level in levels], allow_unused=True
     )
-    for level, gradient in zip(levels, wanted, strict=True):
-        own = torch.autograd.grad(level.loss(x).total, level.W_dec)[0]
+    for i, (level, gradient) in enumerate(zip(levels, wanted, strict=True)):
+        loss = loss_in(i, tree)(level, x, none_dead(level))
+        own = torch.autograd.grad(loss.total, level.W_dec)[0]
         torch.testing.assert_close(own, gradient, rtol=1e-9, atol=1e-9)
 
 
@@ -296,11 +291,9 @@ def test_every_level_descends_the_sum_of_all_losses(swapped):
 def test_a_tie_without_swap_is_caught(monkeypatch):
     levels, tree, x = levels_in_a_tree(True)
     whole_families(tree)
-    dropped = [copy.deepcopy(level) for level in levels]
-    for level in dropped:
-        level.__class__ = type("NoSwap", (type(level),), {"training_output": TopK.training_output})
+    monkeypatch.setattr("sae.direct.tie.loss_with", lambda terms, change: loss_with(terms))
     with pytest.raises(AssertionError):
-        assert_joint_gradient(dropped, tree, x)
+        assert_joint_gradient(levels, tree, x)
 
 
 def test_the_tie_pulls_children_and_parents_together():
@@ -322,13 +315,16 @@ def test_without_tie_and_swap_the_levels_are_trained_apart():
     assert not same(other.levels[0], found.levels[0])
 
 
-def test_an_extended_sae_is_taken_back():
-    start = main()
-    longer = extended(start, lambda sae, x, output: {"more": sae.W_dec.square().sum()})
-    assert list(longer.loss(torch.ones(2, D_IN)).terms) == ["mse", "more"]
-    again = plain(copy.deepcopy(longer), start)
-    assert type(again) is BatchTopK
-    assert list(start.loss(torch.ones(2, D_IN)).terms) == ["mse"]
+def test_a_loss_with_further_terms_is_their_sum_and_leaves_the_sae_alone():
+    start, x = main(), torch.ones(2, D_IN)
+    more = {"more": start.W_dec.square().sum()}
+    shifted = loss_with(lambda *_: more, lambda sae, out: replace(out, x_hat=out.x_hat + 1))
+    loss = shifted(start, x, none_dead(start))
+    assert list(loss.terms) == ["mse", "more"]
+    wanted = (x - start.training_output(x).x_hat - 1).square().sum(1).mean() + more["more"]
+    assert float(loss.total.detach()) == pytest.approx(float(wanted.detach()), rel=1e-6)
+    assert list(start.loss(x).terms) == ["mse"]
+    assert type(penalised(start).sae) is type(start)
 
 
 @pytest.mark.parametrize("run", [lambda: penalised().sae, lambda: tied().levels[1]])

@@ -1,10 +1,9 @@
 """The AbsTopK SAE: signed latents, selected by magnitude."""
 
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from sae.architectures.topk import TopK, revival
-from sae.base import SAEOutput, squared_error
+from sae.architectures.topk import TopK
 
 
 def keep_largest_magnitudes(
@@ -27,15 +26,4 @@ class AbsTopK(TopK):
     """
 
     signed = True
-
-    def activate(
-        self, pre_acts: Float[Tensor, "batch n_latents"]
-    ) -> Float[Tensor, "batch n_latents"]:
-        return keep_largest_magnitudes(pre_acts, self.k)
-
-    def _terms(
-        self, x: Float[Tensor, "batch d_in"], output: SAEOutput, dead: Bool[Tensor, " n_latents"]
-    ) -> dict[str, Float[Tensor, ""]]:
-        terms = {"mse": squared_error(x, output.x_hat)}
-        coefficient, keep = self.aux_coefficient, keep_largest_magnitudes
-        return terms | revival(self, x, output, dead, coefficient, keep)
+    keep = staticmethod(keep_largest_magnitudes)

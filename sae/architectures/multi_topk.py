@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sae.architectures.topk import TopK, keep_largest
+from sae.architectures.topk import TopK
 from sae.base import SAEOutput, squared_error
 from sae.checks import check
 
@@ -53,7 +53,7 @@ class MultiTopK(TopK):
     ) -> dict[str, Float[Tensor, ""]]:
         terms = super()._terms(x, output, dead)
         for k, weight in zip(self.ks[1:], self.weights[1:], strict=True):
-            x_hat = self.decode(keep_largest(output.pre_acts, k))
+            x_hat = self.decode(self.keep(output.pre_acts, k))
             terms[f"mse_{k}"] = weight * squared_error(x, x_hat)
         return terms
 

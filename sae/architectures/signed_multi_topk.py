@@ -3,12 +3,10 @@
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from sae.architectures.multi_topk import MultiTopK
-from sae.architectures.topk import revival
-from sae.base import SAEOutput, squared_error
 
 
 def keep_largest_signed(
@@ -33,21 +31,7 @@ class SignedMultiTopK(MultiTopK):
     """
 
     signed = True
-
-    def activate(
-        self, pre_acts: Float[Tensor, "batch n_latents"]
-    ) -> Float[Tensor, "batch n_latents"]:
-        return keep_largest_signed(pre_acts, self.k)
-
-    def _terms(
-        self, x: Float[Tensor, "batch d_in"], output: SAEOutput, dead: Bool[Tensor, " n_latents"]
-    ) -> dict[str, Float[Tensor, ""]]:
-        terms = {"mse": squared_error(x, output.x_hat)}
-        terms |= revival(self, x, output, dead, self.aux_coefficient, keep_largest_signed)
-        for k, weight in zip(self.ks[1:], self.weights[1:], strict=True):
-            x_hat = self.decode(keep_largest_signed(output.pre_acts, k))
-            terms[f"mse_{k}"] = weight * squared_error(x, x_hat)
-        return terms
+    keep = staticmethod(keep_largest_signed)
 
     @classmethod
     def strategy(cls) -> Any:

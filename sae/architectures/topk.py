@@ -72,7 +72,8 @@ def masked_revival(
 class TopK(SAE):
     """latents = the k largest pre-activations, then ReLU, so that l0 <= k.
 
-    loss = E|x - x_hat|^2 + `revival`, which is 0 while no latent is dead.
+    loss = E|x - x_hat|^2 + `revival`, which is 0 while no latent is dead. A subclass that selects
+    in another way says so in `keep`, by which code and revival are selected.
 
     Args:
         k: selected latents per sample, from 1 to n_latents.
@@ -80,6 +81,8 @@ class TopK(SAE):
         d_in, n_latents, bias, generator: see `SAE`.
     Source: Gao et al. 2024, arXiv 2406.04093 (coefficient 1/32).
     """
+
+    keep = staticmethod(keep_largest)
 
     def __init__(
         self,
@@ -105,13 +108,13 @@ class TopK(SAE):
     def activate(
         self, pre_acts: Float[Tensor, "batch n_latents"]
     ) -> Float[Tensor, "batch n_latents"]:
-        return keep_largest(pre_acts, self.k)
+        return self.keep(pre_acts, self.k)
 
     def _terms(
         self, x: Float[Tensor, "batch d_in"], output: SAEOutput, dead: Bool[Tensor, " n_latents"]
     ) -> dict[str, Float[Tensor, ""]]:
         terms = {"mse": squared_error(x, output.x_hat)}
-        return terms | revival(self, x, output, dead, self.aux_coefficient)
+        return terms | revival(self, x, output, dead, self.aux_coefficient, self.keep)
 
     @classmethod
     def strategy(cls) -> Any:

@@ -1,21 +1,19 @@
-"""An SAE whose training loss is more than its own, for the members of a joint training."""
+"""Members of a joint training: their loss is more than their own SAE's."""
 
-import copy
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae.base import SAE, SAEOutput
+from sae.base import SAE, Loss, SAEOutput
 from sae.batches import Batches
 from sae.checks import check
 from sae.config import TrainConfig
-from sae.engines.eager import EagerMember
+from sae.engines.eager import EagerMember, LossOf, own_loss
 from sae.geometric_median import geometric_median
 
-AnySAE = TypeVar("AnySAE", bound=SAE)
 Terms = Callable[[SAE, Tensor, SAEOutput], dict[str, Tensor]]  # (sae, x, output) -> terms by name
 Change = Callable[[SAE, SAEOutput], SAEOutput]  # of the forward pass in training
 
@@ -24,44 +22,41 @@ def unchanged(sae: SAE, output: SAEOutput) -> SAEOutput:
     return output
 
 
-def extended(sae: SAE, terms: Terms, change: Change = unchanged) -> SAE:
-    """Returns a copy of `sae` whose loss has further `terms`, from a `change`d forward pass.
+def loss_with(terms: Terms, change: Change = unchanged) -> LossOf:
+    """Returns the loss of an SAE with further `terms`, from a `change`d forward pass."""
 
-    All else stays: the copy is of a subclass made for it, which `plain` takes back.
-    """
-    base: Any = type(sae)
-    copied: Any = copy.deepcopy(sae)
+    def loss(sae: SAE, x: Tensor, dead: Tensor) -> Loss:
+        output = change(sae, sae.training_output(x))
+        both = sae._terms(x, output, dead) | terms(sae, x, output)
+        return Loss(torch.stack(list(both.values())).sum(), both, output)
 
-    def training_output(self: SAE, x: Tensor) -> SAEOutput:
-        return change(self, base.training_output(self, x))
-
-    def _terms(self: SAE, x: Tensor, output: SAEOutput, dead: Tensor) -> dict[str, Tensor]:
-        return base._terms(self, x, output, dead) | terms(self, x, output)
-
-    both = {function.__name__: function for function in (training_output, _terms)}
-    copied.__class__ = type(base.__name__, (base,), both)
-    return copied
-
-
-def plain(sae: SAE, like: AnySAE) -> AnySAE:
-    """Returns an extended SAE, made one of the class of `like` again."""
-    sae.__class__ = type(like)
-    return cast(AnySAE, sae)
+    return loss
 
 
 def member(
-    i: int, sae: SAE, config: TrainConfig, x: Float[Tensor, "n d_in"], generator: torch.Generator
+    i: int,
+    sae: SAE,
+    config: TrainConfig,
+    x: Float[Tensor, "n d_in"],
+    generator: torch.Generator,
+    loss: LossOf = own_loss,
 ) -> EagerMember:
     """Returns a copy of `sae` with its optimiser, its decoder bias at the geometric median of x."""
-    check(not isinstance(config.lr, tuple), "train", "one learning rate", lr=config.lr)
     l0 = config.target_l0
     check(l0 is None, "train", "no target_l0 in a joint training", target_l0=l0)
-    lr = float(config.lr) if not isinstance(config.lr, tuple) else 0.0
-    found = EagerMember(i, sae, config, lr=lr, target_l0=None, generator=generator)
+    options: dict[str, Any] = {"lr": one_lr("train", config), "target_l0": None, "loss": loss}
+    found = EagerMember(i, sae, config, **options, generator=generator)
     if sae.bias:
         with torch.no_grad():
             found.sae.b_dec.copy_(geometric_median(x))
     return found
+
+
+def one_lr(where: str, config: TrainConfig) -> float:
+    """Returns the learning rate of a config, which must not ask for several."""
+    lrs = config.lr if isinstance(config.lr, tuple) else (config.lr,)
+    check(len(lrs) == 1, where, "one learning rate", lr=config.lr)
+    return lrs[0]
 
 
 def batches_for(

@@ -10,6 +10,7 @@ from sae.architectures.topk import keep_largest
 from sae.base import squared_error
 from sae.checks import check, check_finite, check_generator, check_size
 from sae.config import TrainConfig
+from sae.direct.extended import one_lr
 from sae.direct.object_rows import TOLERANCE, check_samples, rms_norm
 from sae.direct.product import ProductDictionary, Round, as_product, data_fve
 
@@ -83,8 +84,7 @@ def descend(
     b_enc = nn.Parameter(x.new_zeros(len(start.mixing)))
     parameters = [atoms, mixing, W_enc, b_enc]
     optimizer = torch.optim.Adam(parameters, lr=1.0, betas=config.betas, eps=config.eps)
-    lrs = config.lr if isinstance(config.lr, tuple) else (config.lr,)
-    check(len(lrs) == 1, where, "one learning rate", lr=config.lr)
+    lr = one_lr(where, config)
     for step in range(config.n_steps):
         size = (config.batch_size,)
         batch = x[torch.randint(len(x), size, device=x.device, generator=generator)]
@@ -94,7 +94,7 @@ def descend(
         optimizer.zero_grad(set_to_none=True)
         squared_error(batch, latents @ rows).backward()
         nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
-        optimizer.param_groups[0]["lr"] = lrs[0] * config.lr_scale(step)
+        optimizer.param_groups[0]["lr"] = lr * config.lr_scale(step)
         optimizer.step()
     with torch.no_grad():
         unit = normalize(atoms, dim=1)

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 from sae.base import SAE, SAEOutput
 from sae.checks import check, check_generator
 from sae.config import TrainConfig
-from sae.direct.extended import Terms, batches_for, extended, member, plain
+from sae.direct.extended import Terms, batches_for, loss_with, member
 from sae.evaluation import Sampler, World
 
 
@@ -95,7 +95,7 @@ def train_penalised(
             return meta.sae.training_output(rows).x_hat
 
     term = penalty_term(rebuilt, coefficient, sigma_squared)
-    main = member(0, extended(sae, term), config, first, generator)
+    main = member(0, sae, config, first, generator, loss_with(term))
     records, every = [], max(1, config.n_steps // (config.n_records - 1))
     for step in range(config.n_steps):
         if step % every == 0:
@@ -108,7 +108,7 @@ def train_penalised(
                 meta.step(rows[picked])
     records.append((config.n_steps, *_measured(main.sae.W_dec, rebuilt, sigma_squared)))
     history = [torch.tensor(values) for values in zip(*records, strict=True)]
-    return Penalised(plain(main.result(), sae), meta.result(), *history)
+    return Penalised(main.result(), meta.result(), *history)
 
 
 def decodability(

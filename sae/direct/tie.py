@@ -12,7 +12,8 @@ from torch.nn.functional import normalize
 from sae.base import SAE, SAEOutput, squared_error
 from sae.checks import check, check_generator, check_size
 from sae.config import TrainConfig
-from sae.direct.extended import batches_for, extended, member, plain
+from sae.direct.extended import batches_for, loss_with, member
+from sae.engines.eager import LossOf
 from sae.evaluation import Sampler, World
 
 UNASSIGNED = 0.2  # share of the children that are left without a parent
@@ -104,7 +105,7 @@ def train_tied(
     first = batches.draw(0).to(saes[0].W_dec.dtype)
     tree = Tree(rho, [], [], [])
     levels = [
-        member(i, in_tree(sae, i, tree), config, first, generator) for i, sae in enumerate(saes)
+        member(i, sae, config, first, generator, loss_in(i, tree)) for i, sae in enumerate(saes)
     ]
     records, every = [], max(1, config.n_steps // (config.n_records - 1))
     for step in range(config.n_steps):
@@ -113,7 +114,7 @@ def train_tied(
             encoders = [level.sae.W_enc.detach().T for level in levels]
             tree.parents = [assignment(*pair, unassigned) for pair in pairwise(encoders)]
         # Before any of them moves: all steps are taken from one point.
-        tree.said = [_says(level.sae, sae, x) for level, sae in zip(levels, saes, strict=True)]
+        tree.said = [_says(level.sae, x) for level in levels]
         tree.swaps = [
             _swapped(said.latents, parents, swap, generator)
             for said, parents in zip(tree.said[:-1], tree.parents, strict=True)
@@ -124,7 +125,7 @@ def train_tied(
         for level in levels:
             level.step(x)
     steps, ties = zip(*records, strict=True)
-    trained = tuple(plain(level.result(), sae) for level, sae in zip(levels, saes, strict=True))
+    trained = tuple(level.result() for level in levels)
     return Tied(trained, tuple(tree.parents), torch.tensor(steps), torch.tensor(ties).T)
 
 
@@ -160,8 +161,8 @@ def tied_distance(
     return (alone.sum(1) - 2 * (z * parent_latents[:, own]) @ cross + together).mean()
 
 
-def in_tree(sae: SAE, i: int, tree: Tree) -> SAE:
-    """Returns a copy of `sae` with the loss of level i; other levels are constants in it.
+def loss_in(i: int, tree: Tree) -> LossOf:
+    """Returns the loss of level i; other levels are constants in it.
 
     terms: "tie_below" and "tie_above", rho * `tied_distance`; "stand_in", the error of the level
     above with this one's sums for the outputs swapped there.
@@ -189,7 +190,7 @@ def in_tree(sae: SAE, i: int, tree: Tree) -> SAE:
             found["stand_in"] = squared_error(x, kept + _sums(*own, swapped, parents))
         return found
 
-    return extended(sae, terms, change)
+    return loss_with(terms, change)
 
 
 def _sums(latents: Tensor, rows: Tensor, swapped: Tensor, parents: Tensor) -> Tensor:
@@ -198,9 +199,9 @@ def _sums(latents: Tensor, rows: Tensor, swapped: Tensor, parents: Tensor) -> Te
     return (latents * speaks) @ rows
 
 
-def _says(level: SAE, plain_one: SAE, x: Tensor) -> Said:
+def _says(level: SAE, x: Tensor) -> Said:
     with torch.no_grad():
-        latents = type(plain_one).training_output(level, x).latents
+        latents = level.training_output(x).latents
     return Said(latents, level.W_dec.detach().clone(), level.b_dec.detach().clone())
 
 

@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,11 +17,18 @@ from sae.engines.engine import Engine, step_failed
 from sae.member import Member
 from sae.resampling import resample_
 
+LossOf = Callable[[SAE, Tensor, Tensor], Loss]  # (sae, x [batch, d_in], dead [n_latents])
+
+
+def own_loss(sae: SAE, x: Tensor, dead: Tensor) -> Loss:
+    return sae.loss(x, dead)
+
 
 class EagerMember(Member):
     """A member with its optimiser, schedules and resampling.
 
     Args:
+        loss: what its steps descend; a joint training adds terms to the SAE's own.
         generator: of the batches, before the first; what the member draws for itself follows from
             its state and leaves it alone.
     """
@@ -34,9 +41,11 @@ class EagerMember(Member):
         *,
         lr: float,
         target_l0: int | float | None,
+        loss: LossOf = own_loss,
         generator: torch.Generator,
     ) -> None:
         super().__init__(i, sae, config, lr=lr, target_l0=target_l0)
+        self.loss = loss
         self.generator = _derived(generator, "after step")
         self.resampling = _derived(generator, "resampling")
         self.trained = [p for p in self.sae.parameters() if p.requires_grad]
@@ -56,7 +65,7 @@ class EagerMember(Member):
         self.average_before = [value.clone() for value in self.average]
         self.numbers_before = self.numbers()
         with self._scheduled():
-            loss = self.sae.loss(x, self.dead())
+            loss = self.loss(self.sae, x, self.dead())
         self._check_finite("loss", loss.total)
         self.optimizer.zero_grad(set_to_none=True)
         loss.total.backward()
