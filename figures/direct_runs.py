@@ -24,16 +24,8 @@ from sae.direct.penalty import train_penalised
 from sae.direct.tie import train_tied
 from theory import isotropic_rows, recovery
 from theory.description_length import description_length
-from toymodels import (
-    Dictionary,
-    Independent,
-    ToyModel,
-    Uniform,
-    composed,
-    random_mixing,
-    random_unit,
-    stream,
-)
+from toymodels import Dictionary, random_unit, stream
+from toymodels.presets import ComposedWorld, composed_world
 
 COHERENCE, NOISE, N_HELD_OUT = 0.25, 0.05, 2000
 K, TOLERANCE = 5, 0.28  # of the pursuit: most latents of a sample; unexplained share of its norm
@@ -116,21 +108,22 @@ def atoms_of(seed: int, world: World) -> Dictionary:
     raise AssertionError(f"atoms of coherence {COHERENCE} not reached")
 
 
-def world_of(seed: int, world: World) -> tuple[Dictionary, ToyModel]:
+def world_of(seed: int, world: World) -> ComposedWorld:
     """Returns the atoms and the world of their mixtures, frequencies in random order."""
-    atoms, generator = atoms_of(seed, world), stream(seed, "mixing", device())
-    n, each = world.n_features, world.n_features // len(world.sizes)
-    draws = [random_mixing(each, world.n_atoms, k, generator=generator) for k in world.sizes]
-    power = torch.arange(1, n + 1, dtype=torch.float64) ** -world.exponent
-    probs = (world.l0 * power / power.sum()).clamp(max=0.5)
-    probs = probs[torch.randperm(n, device=generator.device, generator=generator).cpu()]
-    law = Independent(n, probs, Uniform(0.5, 1.5))
-    return atoms, ToyModel(law, composed(torch.cat(draws), atoms), noise_std=NOISE)
+    return composed_world(
+        atoms_of(seed, world),
+        world.n_features,
+        l0=world.l0,
+        exponent=world.exponent,
+        sizes=world.sizes,
+        noise_std=NOISE,
+        generator=stream(seed, "mixing", device()),
+    )
 
 
 def data_of(seed: int, world: World) -> Tensor:
     """Returns the samples that every procedure gets."""
-    model = world_of(seed, world)[1]
+    model = world_of(seed, world).model
     return model.sample(world.n_samples, generator=stream(seed, "train", device())).x
 
 
@@ -236,7 +229,8 @@ def scores_of(run: Run) -> dict[str, np.ndarray]:
     those of a message with the held-out data over those of one without latents: "flat" with the
     rows as the dictionary, "bits" with mixtures of the atoms in their place, if there are any.
     """
-    atoms, model = world_of(run.seed, run.world)
+    made = world_of(run.seed, run.world)
+    atoms, model = made.atoms, made.model
     x = data_of(run.seed, run.world)
     held_out = model.sample(N_HELD_OUT, generator=stream(run.seed, "eval", device())).x
     rows, found = fit(run, x, held_out, model.dictionary.vectors)

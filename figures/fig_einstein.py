@@ -38,16 +38,8 @@ from sae.direct import nonnegative_omp, object_rows, product_dictionary
 from theory import neighbour_p_values
 from theory.decomposition import OBJECT, Decomposition, decompose
 from theory.retrieval import direction_errors, retrieval
-from toymodels import (
-    Dictionary,
-    Independent,
-    ToyModel,
-    Uniform,
-    composed,
-    random_mixing,
-    random_unit,
-    stream,
-)
+from toymodels import Dictionary, ToyModel, random_unit, stream
+from toymodels.presets import composed_world
 
 SMALL, ATOMS, FEATURES = "smaller SAE's latents", "true atoms", "true features"
 TABLES = (OBJECT, SMALL, ATOMS, FEATURES)
@@ -91,10 +83,9 @@ class Run:
 def world(run: Run) -> tuple[Tensor, Dictionary, ToyModel]:
     """Returns mixing [n_features, n_atoms], atoms and the world; pairs first, then triples."""
     atoms = random_unit(run.n_atoms, run.d_in, generator=stream(run.seed, "atoms", device()))
-    rng, half = stream(run.seed, "mixing", device()), run.n_features // 2
-    mixing = torch.cat([random_mixing(half, run.n_atoms, k, generator=rng) for k in (2, 3)])
-    law = Independent(run.n_features, ACTIVE / run.n_features, Uniform(0.5, 1.5))
-    return mixing, atoms, ToyModel(law, composed(mixing, atoms), noise_std=NOISE)
+    rng, n = stream(run.seed, "mixing", device()), run.n_features
+    made = composed_world(atoms, n, l0=ACTIVE, exponent=0.0, noise_std=NOISE, generator=rng)
+    return made.mixing, atoms, made.model
 
 
 def trained(run: Run) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.stats import multivariate_normal, norm
 
-from toymodels import presets, stream
+from toymodels import orthonormal, presets, stream
 from toymodels.laws import (
     assert_binomial,
     cofiring_is_exact,
@@ -24,6 +24,9 @@ def g(name="dictionary"):
 
 def f64(values):
     return torch.tensor(values, dtype=torch.float64)
+
+
+ATOMS = orthonormal(12, 16, generator=g("atoms"))
 
 
 @cache
@@ -51,6 +54,7 @@ SMALL = {
     "sparse but wrong, large": lambda: presets.sparse_but_wrong_large(generator=g()),
     "tree": lambda: presets.nabeshima_tree(generator=g()),
     "ordered, small": lambda: presets.ordered_sae(30, 20, generator=g()),
+    "composed": lambda: presets.composed_world(ATOMS, 30, noise_std=0.0, generator=g()).model,
 }
 LARGE = {
     "sharkey": lambda: presets.sharkey(generator=g()),
@@ -84,6 +88,7 @@ BY_HAND = {
     "tree": (20, 20, 3 * 0.15 * (1 + 3 * 0.2) + 8 * 0.05, None),
     "ordered, small": (30, 20, 5.0, math.sqrt(2 / math.pi)),
     "ordered": (100, 80, 5.0, math.sqrt(2 / math.pi)),
+    "composed": (30, 16, 1.5, 1.0),
     # From the compensated probabilities of sae-lens 6.54.12, gated by a script of its own.
     "benchmark": (16_384, 768, 34.4953, None),
 }
@@ -239,6 +244,23 @@ def test_ordered_sae_is_flatter_than_zipf():
     assert 5 * weights[-1] / weights.sum() == pytest.approx(0.0055, abs=5e-5)
 
 
+def test_the_composed_world_is_made_of_pairs_and_triples_of_its_atoms():
+    made = presets.composed_world(ATOMS, 30, generator=g())
+    assert made.model.noise_std == 0.05
+    assert (made.mixing > 0).sum(1).tolist() == [2] * 15 + [3] * 15
+    for row, weights in zip(made.model.dictionary.vectors, made.mixing, strict=True):
+        total = sum(float(w) * a for w, a in zip(weights, ATOMS.vectors, strict=True))
+        assert torch.allclose(row, total / total.norm(), atol=1e-6)
+    p = made.model.distribution.firing_probs().tolist()
+    powers = [i**-0.8 for i in range(1, 31)]
+    wanted = [1.5 * power / sum(powers) for power in powers]
+    assert sorted(p, reverse=True) == pytest.approx(wanted, rel=1e-12)
+    assert p != sorted(p, reverse=True)  # how often a feature fires has nothing to do with its size
+    flat = presets.composed_world(ATOMS, 30, l0=20.0, exponent=0.0, generator=g())
+    assert flat.model.distribution.firing_probs().tolist() == [0.5] * 30
+    assert torch.equal(flat.mixing, made.mixing)
+
+
 def requested():
     """Zipf's law of the benchmark, before anything is compensated or silenced."""
     low, high, n = 5e-4, 0.4, 16_384
@@ -356,6 +378,10 @@ def test_worlds_are_functions_of_their_generator():
     assert not torch.equal(other.dictionary.vectors, SMALL["tree"]().dictionary.vectors)
 
 
+def composed_of(n_features, **options):
+    return lambda: presets.composed_world(ATOMS, n_features, **options, generator=g())
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -370,6 +396,10 @@ def test_worlds_are_functions_of_their_generator():
         (lambda: presets.sparse_but_wrong(0.6, generator=g()), "-0.5 <= correlation <= 0.5"),
         (lambda: presets.ordered_sae(4, 3, 5, generator=g()), "1 <= k <= 4"),
         (lambda: presets.ordered_sae(0, 3, 5, generator=g()), "an integer n_features >= 1"),
+        (composed_of(31), r"a multiple of 2 \(sizes\), got n_features=31"),
+        (composed_of(30, sizes=()), r"a multiple of 0 \(sizes\)"),
+        (composed_of(30, l0=0.0), "a finite l0 > 0"),
+        (composed_of(30, exponent=-1.0), "a finite exponent >= 0"),
         (lambda: presets.benchmark_16k(0, generator=g()), "an integer d_in >= 1"),
     ],
 )

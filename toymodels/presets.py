@@ -7,6 +7,7 @@ Each docstring says what is as published and what is not. Where a description an
 its code runs disagree, both numbers are given; ours are exact, by `expected_l0` and `firing_probs`.
 """
 
+from dataclasses import dataclass
 from itertools import product
 
 import torch
@@ -14,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from toymodels.checks import check, check_size
+from toymodels.dictionaries.composed import composed, random_mixing
 from toymodels.dictionaries.orthonormal import orthonormal
 from toymodels.dictionaries.random_unit import random_unit
 from toymodels.dictionary import Dictionary
@@ -292,6 +294,63 @@ def ordered_sae(
     weights = torch.arange(1, n_features + 1, dtype=torch.float64) ** -1.2
     law = WeightedK(weights, k, AbsNormal())
     return ToyModel(law, random_unit(n_features, d_in, generator=generator))
+
+
+@dataclass(frozen=True, eq=False)
+class ComposedWorld:
+    """A world with what its features are made of.
+
+    Args:
+        atoms: rows that never fire alone.
+        mixing: [n_features, n_atoms], the weights of the atoms in each feature before normalising.
+        model: features normalise(mixing @ atoms), and how they fire.
+    """
+
+    atoms: Dictionary
+    mixing: Float[Tensor, "n_features n_atoms"]
+    model: ToyModel
+
+
+def composed_world(
+    atoms: Dictionary,
+    n_features: int = 160,
+    *,
+    l0: float = 1.5,
+    exponent: float = 0.8,
+    sizes: tuple[int, ...] = (2, 3),
+    noise_std: float = 0.05,
+    generator: torch.Generator,
+) -> ComposedWorld:
+    """Returns features that are mixtures of atoms, as many of each size, with Zipf frequencies.
+
+    `random_mixing` of each of the sizes in turn. Features fire independently, with
+    the probabilities min(1/2, l0 i^-exponent / sum_j j^-exponent), i = 1, 2, ..., in random order;
+    strengths U[1/2, 3/2]. Expected l0: l0, unless a probability is cut at 1/2.
+
+    As published: that features are conjunctions of atoms, like "Einstein" of science, fame and
+    Germany. All numbers are this project's.
+
+    Args:
+        atoms: any dictionary, such as `random_unit` or `orthonormal`.
+        n_features: a multiple of the number of sizes, within what `random_mixing` allows.
+        l0: > 0.   exponent: >= 0; 0 is one probability for all.
+        sizes: atoms in a feature.   noise_std: of white noise on x.
+    Source: Bussmann et al. 2024, Showing SAE latents are not atomic using meta-SAEs.
+    """
+    where, n_sizes = "composed_world", len(sizes)
+    rule, whole = f"n_features a multiple of {n_sizes} (sizes)", n_features % max(1, n_sizes) == 0
+    check(n_sizes > 0 and whole, where, rule, n_features=n_features, sizes=sizes)
+    check(0 < l0 < float("inf"), where, "a finite l0 > 0", l0=l0)
+    check(0 <= exponent < float("inf"), where, "a finite exponent >= 0", exponent=exponent)
+    each = n_features // n_sizes
+    parts = [random_mixing(each, atoms.n_features, k, generator=generator) for k in sizes]
+    mixing = torch.cat(parts)
+    power = torch.arange(1, n_features + 1, dtype=torch.float64) ** -exponent
+    order = torch.randperm(n_features, device=generator.device, generator=generator).cpu()
+    probs = (l0 * power / power.sum()).clamp(max=0.5)[order]
+    law = Independent(n_features, probs, Uniform(0.5, 1.5))
+    model = ToyModel(law, composed(mixing, atoms), noise_std=noise_std)
+    return ComposedWorld(atoms, mixing, model)
 
 
 def benchmark_16k(d_in: int = 768, *, generator: torch.Generator) -> ToyModel:
