@@ -33,8 +33,7 @@ class OrderedTopK(TopK):
         prefix_probs: p_1, ..., p_n_latents, >= 0, the last > 0, of sum 1.
         d_in, n_latents, k, aux_coefficient, bias, generator: see `TopK`.
     Source: Wang et al. 2025, arXiv 2512.02194; nested dropout: Rippel et al. 2014, arXiv 1402.0915.
-        Differs in that latents are not frozen one by one as training sweeps over them, for which a
-        training loop would need to hold single latents, with their moments, still.
+        Differs in that latents are not frozen as training sweeps over them: see `SweptTopK`.
     """
 
     def __init__(
