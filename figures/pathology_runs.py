@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 
 from figures.runs import device
@@ -179,7 +178,7 @@ def few_run(run: Run) -> dict[str, np.ndarray]:
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
 
-TREE_PREFIXES = (1, 2, 3, 4, 6, 8, 12, 16, 20)
+TREE_PREFIXES, N_DRAWN = (1, 2, 3, 4, 6, 8, 12, 16, 20), 10
 
 
 def tree_run(run: Run) -> dict[str, np.ndarray]:
@@ -187,16 +186,19 @@ def tree_run(run: Run) -> dict[str, np.ndarray]:
 
     Recall: share of the samples with a child in which the parent's (matched) latent fires.
     Off-diagonal mass: 1 - cos^2 of a feature and its row, the row's energy on other features.
+    variant: "published" draws N_DRAWN prefixes anew for each batch, after a short warm-up; latents
+        are not sorted by size, nor inputs scaled, as they are there.
     dials: starting coefficients of L1, one; it is then moved towards the published l0.
     """
     rng, init = (stream(run.seed, name, device()) for name in ("dictionary", "init"))
     world = as_asked(worlds.nabeshima_tree(generator=rng), run.related)
     d, (l1,), t = world.dictionary.vectors, run.dials, run.training
+    prefixes, warmup = (N_DRAWN, 0.0025) if run.variant == "published" else (TREE_PREFIXES, 0.05)
     saes = [ReLU(20, 20, l1, generator=init)]
-    saes.append(MatryoshkaReLU(20, 20, l1, TREE_PREFIXES, generator=init))
+    saes.append(MatryoshkaReLU(20, 20, l1, prefixes, generator=init))
     how = TrainConfig(
-        t.n_steps, t.batch_size, lr=t.lr, betas=(0.5, 0.9375), decay=t.decay, n_records=2,
-        sparsity_warmup=0.2, target_l0=1.2338,
+        t.n_steps, t.batch_size, lr=t.lr, betas=(0.5, 0.9375), warmup=warmup, decay=t.decay,
+        n_records=2, sparsity_warmup=0.2, target_l0=1.2338,
     )  # fmt: skip
     batch = world.sample(N_EVAL, generator=stream(run.seed, "eval", device()))
     fires, recalls, masses = batch.codes.dense() > 0, [], []
@@ -233,30 +235,3 @@ def loud_run(run: Run) -> dict[str, np.ndarray]:
         rows.append([float(value) for value in parents])
     rate, null, inner = np.array(rows).T
     return {"rate": rate, "null": null, "inner": inner}
-
-
-def best_share(l1: float, spread: float, alone: float) -> float:
-    """Returns the share delta that is best within the family of absorbing SAEs, to 1/400.
-
-    Encoders d_p - delta d_c and d_c, unit rows d_p and d_c + delta d_p: with parent a and child b
-    L(delta) = p11 [E(delta b - a)_+^2 + l1 E(a - delta b)_+ + l1 sqrt(1 + delta^2) E b]
-             + p01 min_z [1 - 2 c z + z^2 + l1 z],   c = 1 / sqrt(1 + delta^2).
-
-    Args:
-        l1: > 0.
-        spread: standard deviation of a and b, N(1, spread^2) cut at 0.
-        alone: Pr(parent silent | child fires); 0 is a hierarchy.
-    """
-    nodes = np.linspace(-5, 5, 201) if spread > 0 else np.zeros(1)
-    weights = stats.norm.pdf(nodes) / stats.norm.pdf(nodes).sum()
-    a = np.maximum(1 + spread * nodes, 0)
-    joint, costs = np.outer(weights, weights), []
-    deltas = np.linspace(0, 1, 401)
-    for delta in deltas:
-        left = a[:, None] - delta * a
-        cost = np.maximum(-left, 0) ** 2 + l1 * np.maximum(left, 0)
-        row = np.sqrt(1 + delta**2)
-        both = (joint * cost).sum() + l1 * row * (weights @ a)
-        z = max(1 / row - l1 / 2, 0)
-        costs.append((1 - alone) * both + alone * (1 - 2 * z / row + z * z + l1 * z))
-    return float(deltas[np.argmin(costs)])
