@@ -93,7 +93,7 @@ def trained(run: Run, world: ToyModel) -> list[SAE]:
     return [done[name] for name in run.architectures]
 
 
-def progressive_run(run: Run) -> dict[str, np.ndarray]:
+def reading_run(run: Run) -> dict[str, np.ndarray]:
     """Returns for each SAE, first axis, how it reads at every k', and what its negatives add."""
     world = world_of(run.seed, run.kind, run.sizes)
     batch = stream(run.seed, "eval", device())
@@ -105,6 +105,7 @@ def progressive_run(run: Run) -> dict[str, np.ndarray]:
 def read(sae: SAE, x: Tensor, world: ToyModel, run: Run) -> dict[str, np.ndarray]:
     """Returns curves and nulls of `progressive`, signed SAEs ranked by magnitude, and more.
 
+    threshold: [n_ks], fvu under one threshold for all samples, `by_threshold`.
     before, after: at k, far_k and all positive latents, under non-negative least squares.
     negatives: `GAINS` of `sign_consistency`.
     """
@@ -116,6 +117,7 @@ def read(sae: SAE, x: Tensor, world: ToyModel, run: Run) -> dict[str, np.ndarray
     result = {"fvu": torch.stack([curve.fvu for curve in curves])}
     result["null"] = torch.stack([curve.null for curve in curves])
     result["violations"] = torch.tensor([curve.n_violations for curve in curves])
+    result["threshold"] = by_threshold(x, pre_acts, sae, s.ks())
     few, last = slice(0, s.n_few), (s.k, s.far_k, s.n_features)
     variance = (x[few] - x[few].mean(0)).double().square().sum()
     for name, refit in (("before", False), ("after", True)):
@@ -132,6 +134,23 @@ def read(sae: SAE, x: Tensor, world: ToyModel, run: Run) -> dict[str, np.ndarray
     result["n_positive"] = torch.tensor(found.n_positive)
     result["l0"] = (latents != 0).double().sum() / len(x)
     return {name: value.cpu().double().numpy() for name, value in result.items()}
+
+
+@torch.no_grad()
+def by_threshold(x: Tensor, pre_acts: Tensor, sae: SAE, ks: tuple[int, ...]) -> Tensor:
+    """Returns the fvu at each k' if one threshold for all samples leaves k' latents of a sample on
+    average (of largest magnitude if signed); those below 0 are then set to 0.
+
+    At n_latents, and 0, it is the reading by rank.
+    """
+    size = (pre_acts.abs() if sae.signed else pre_acts).flatten()
+    order, errors = size.argsort(descending=True), []
+    for k in ks:
+        code = torch.zeros_like(size)
+        kept = order[: k * len(x)]
+        code[kept] = pre_acts.flatten()[kept].relu()
+        errors.append((x - sae.decode(code.reshape(pre_acts.shape))).double().square().sum())
+    return torch.stack(errors) / (x - x.mean(0)).double().square().sum()
 
 
 def oriented(latents: Tensor) -> Tensor:
