@@ -11,6 +11,7 @@ from theory.chain_error import MIN_DRAWS, ChainMean, chain_mean
 from theory.checks import check, check_generator, check_size
 from theory.curvature import Loss, checked_point, gradients, hessian, top_curvature
 from theory.langevin import langevin
+from theory.langevin_bias import langevin_bias
 
 MAX_SHARE_BELOW = 0.05  # a chain with more of its draws below L(w*) has left for a lower phase
 ROUNDING = 1e-3  # nats: a draw counts as below L(w*) only beyond the rounding of n beta L
@@ -27,7 +28,7 @@ class LearningCoefficient:
     step_bias, localisation_bias: what the step size adds and the localisation takes away, by the
         Hessian at w*, as if the loss were quadratic. Degenerate directions do not show there: for
         them compare the results of two step sizes and two localisations.
-    gradient_bias: at most this much is lost because the gradient at w* is not 0.
+    gradient_bias: this much is lost because the gradient at w* is not 0, likewise.
     drift: second half of the draws minus first half, in standard errors of that difference: beyond
         3 or so, burn-in was too short.
     share_below: [n_chains], share of draws below L(w*).
@@ -77,9 +78,9 @@ def learning_coefficient(
     n beta for n samples is n / ln n.
 
     Biases. A mode of curvature h contributes (1/2) n beta h / (n beta h + gamma), localisation's
-    doing, times 1 / (1 - eps (n beta h + gamma) / 4), the step's. A point of multiplicity m > 1 is
-    lower by about (m - 1) / ln(n beta) at finite n. gamma = 0 leaves flat directions to wander;
-    gamma > 0 settles them only after some 2 / (eps gamma) steps.
+    doing, times 1 / (1 - eps (n beta h + gamma) / 4), the step's: see `quadratic_mean`. A point of
+    multiplicity m > 1 is lower by about (m - 1) / ln(n beta) at finite n. gamma = 0 leaves flat
+    directions to wander; gamma > 0 settles them only after some 2 / (eps gamma) steps.
 
     Args:
         loss: maps [n, n_weights] to [n], row by row: the full-data or exact mean loss of a sample,
@@ -120,22 +121,9 @@ def learning_coefficient(
     rule = f"n_draws >= {MIN_DRAWS}, n_chains >= 2 and n_burn_in >= 0"
     check(enough, where, rule, n_draws=n_draws, n_chains=n_chains, n_burn_in=n_burn_in)
     check_generator(where, generator, w_star.device)
-    curvature = hessian(loss, w_star)
-    h, vectors = torch.linalg.eigh(curvature)
-    h_top = float(h.abs().max())
-    resolution = math.sqrt(torch.finfo(w_star.dtype).eps)
-    rule, todo = "a minimum at w_star", "its Hessian has a direction of descent"
-    downhill = n_beta * h[h < -resolution * h_top]
-    convex = bool((downhill + localisation > 0).all())
-    lost = float((-downhill / (downhill + localisation)).sum()) / 2 if convex else math.inf
-    check(lost <= max_gradient_bias, where, rule, todo, curvature=float(h[0]))
+    h, vectors = torch.linalg.eigh(hessian(loss, w_star))
     _, slope = gradients(loss, w_star[None])
-    gradient_bias = _gradient_bias(n_beta * h.abs() + localisation, n_beta * (slope[0] @ vectors))
-    rule = f"a minimiser, losing at most {max_gradient_bias} to its gradient"
-    norm = float(torch.linalg.vector_norm(slope))
-    todo = "refine w_star by Newton steps"
-    fine = gradient_bias <= max_gradient_bias
-    check(fine, where, rule, todo, gradient_norm=norm, lost=gradient_bias)
+    h_top, slopes = float(h.abs().max()), slope[0] @ vectors
 
     def checked_stiffness(top: float) -> float:
         stiffness = step_size * (n_beta * top + localisation)
@@ -145,6 +133,14 @@ def learning_coefficient(
         return stiffness
 
     checked_stiffness(h_top)
+    bias = langevin_bias(h, slopes, n_beta=n_beta, step_size=step_size, localisation=localisation)
+    rule, todo = "a minimum at w_star", "its Hessian has a direction of descent"
+    check(-bias.descent <= max_gradient_bias, where, rule, todo, curvature=float(h[0]))
+    rule = f"a minimiser, losing at most {max_gradient_bias} to its gradient"
+    todo, norm = "refine w_star by Newton steps", float(torch.linalg.vector_norm(slope))
+    fine = -bias.gradient <= max_gradient_bias
+    check(fine, where, rule, todo, gradient_norm=norm, lost=-bias.gradient)
+
     losses, ends = langevin(
         loss,
         w_star,
@@ -176,29 +172,19 @@ def learning_coefficient(
     check(
         met, where, f"an error of at most {max_error}", todo, standard_error=chains.standard_error
     )
-    pulls = n_beta * h[h > resolution * h_top] + localisation
-    with_localisation = (1 - localisation / pulls) / 2
     return LearningCoefficient(
         estimate=chains.mean,
         standard_error=chains.standard_error,
         chains=chains,
         stiffness=stiffness,
-        step_bias=float((with_localisation * (1 / (1 - step_size * pulls / 4) - 1)).sum()),
-        localisation_bias=-float((localisation / pulls).sum()) / 2,
-        gradient_bias=gradient_bias,
+        step_bias=bias.step,
+        localisation_bias=bias.localisation,
+        gradient_bias=-bias.gradient,
         drift=_drift(kept),
         share_below=below,
         escaped=escaped,
         draws=kept,
     )
-
-
-def _gradient_bias(pulls: Float[Tensor, " n"], slopes: Float[Tensor, " n"]) -> float:
-    """Returns sum_j s_j^2 / (2 p_j): what a quadratic of pulls p still descends along slopes s."""
-    floor = math.sqrt(torch.finfo(pulls.dtype).eps) * float(pulls.max())
-    if floor == 0:
-        return math.inf if bool((slopes != 0).any()) else 0.0
-    return float((slopes.square() / pulls.clamp(min=floor)).sum()) / 2
 
 
 def _drift(draws: Float[Tensor, "n_chains n_draws"]) -> float:
