@@ -86,6 +86,15 @@ def test_the_potential_equals_the_published_form(at):
     assert float(potential(*at)) == pytest.approx(by_cases(*at), rel=1e-9, abs=1e-9)
 
 
+@given(weights())
+def test_many_points_at_once_are_each_alone(at):
+    W, b = at
+    stacked = potential(torch.stack([W, 2 * W, -W])[:, None], torch.stack([b, b / 2, b])[:, None])
+    alone = [potential(W, b), potential(2 * W, b / 2), potential(-W, b)]
+    assert stacked.shape == (3, 1)
+    assert stacked[:, 0].tolist() == pytest.approx([float(x) for x in alone], rel=1e-12)
+
+
 @given(weights(), seeds)
 def test_rotations_and_permutations_change_nothing(at, seed):
     W, b = at
@@ -233,6 +242,38 @@ def test_a_phase_that_is_better_everywhere_has_no_transition():
     five, six = polygon_phase(6, 5), polygon_phase(6, 6)
     simpler = dataclasses.replace(six, rank=10, n_flat=8, squared_norm=1.0)
     assert transition_size(five, simpler) == 1.0
+
+
+def test_a_raised_and_a_silent_column_part_and_the_silent_bias_stays_flat():
+    """The pentagon with both is a saddle; below it the silent output still never fires."""
+    saddle = polygon_phase(7, 5, n_raised=1)
+    assert (saddle.rank, saddle.n_negative, saddle.n_flat) == (19, 2, 2)
+    with pytest.raises(ValueError, match="a minimum, got n_negative=2"):
+        saddle.learning_coefficient()
+    W = saddle.W.clone()
+    W[:, 5:] = torch.tensor([[0.02, -0.1], [0.0, 0.0]], dtype=torch.float64)
+    below = phase(*refine(*descend(W, saddle.b.clamp(min=-0.5))))
+    assert below.loss < saddle.loss - 1e-5
+    assert (below.rank, below.n_negative, below.n_flat) == (19, 0, 2)
+    assert below.learning_coefficient() == 9.5
+    # A prior likes the silent bias best where it just silences: that changes the loss nowhere.
+    i = int(below.b.argmin())
+    needed = float((below.W.T @ below.W)[:, i].max().clamp(min=0))
+    b = below.b.clone()
+    b[i] = -needed
+    assert float(potential(below.W, b)) == pytest.approx(below.loss, abs=1e-12)
+    norm = float(below.W.square().sum() + b.square().sum())
+    assert below.squared_norm == pytest.approx(norm, rel=1e-12)
+    b[i] = -0.8 * needed
+    assert float(potential(below.W, b)) > below.loss + 1e-9
+
+
+def test_search_keeps_the_losses_of_what_is_not_smooth():
+    found = search_phases(5, 2, 6, generator=stream(0, "search"))
+    assert len(found.unresolved) == found.n_unresolved == 6 - sum(found.counts) > 0
+    squares = [polygon_phase(5, 4, n_raised=r).loss for r in (1, 0)]
+    for loss in found.unresolved:
+        assert min(abs(loss - square) for square in squares) < 1e-8
 
 
 def test_search_finds_the_phases_of_six_features():

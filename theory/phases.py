@@ -1,5 +1,6 @@
-"""Phases of the toy model of superposition: critical points, their ranks and free energies."""
+"""Phases of the toy model of superposition: polygons, what descents find, and free energies."""
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -10,136 +11,65 @@ from scipy.optimize import brentq, minimize
 from torch import Tensor
 
 from theory.checks import check, check_size
-from theory.potential import (
-    DEAD_NORM,
-    GRADIENT_TOLERANCE,
-    SMOOTH_MARGIN,
-    ZERO_EIGENVALUE,
-    descend,
-    nonsmooth_distance,
-    potential,
-    potential_gradient,
-    potential_hessian,
-    refine,
-)
-
-
-@dataclass(frozen=True, eq=False)
-class Phase:
-    """A critical point of the potential with what a Bayesian posterior needs to know of it.
-
-    W, b: [n_hidden, n_features], [n_features].
-    loss: L there.
-    squared_norm: |W|^2 + |b|^2 where a standard normal prior likes it best: without the biases of
-        dead columns that are negative, on which L does not depend: the phase reaches up to 0.
-    smooth: whether L is C^2 there. If not, rank is -1 and there is no learning coefficient.
-    rank: rank of the Hessian, modulo nothing: symmetries count as null directions.
-    n_negative: negative eigenvalues of the Hessian: 0 at minima, > 0 at saddles.
-    n_flat: dimensions along which L is constant for a known reason: rotations of the hidden
-        space, and dead columns that do not fire.
-    """
-
-    W: Float[Tensor, "n_hidden n_features"]
-    b: Float[Tensor, " n_features"]
-    loss: float
-    squared_norm: float
-    smooth: bool
-    rank: int
-    n_negative: int
-    n_flat: int
-
-    def learning_coefficient(self) -> float:
-        """Returns lambda = rank / 2, exact where every null direction of the Hessian is flat.
-
-        Raises:
-            ValueError: L is not C^2 there, the point is a saddle, or a null direction is not
-                explained by rotations and dead columns, where lambda may be larger.
-        """
-        where, n = "learning_coefficient", self.W.numel() + len(self.b)
-        todo = "estimate it by sampling"
-        rule = "a point where the potential is C^2"
-        check(self.smooth, where, rule, todo, nonsmooth_distance=nonsmooth_distance(self.W, self.b))
-        check(self.n_negative == 0, where, "a minimum", n_negative=self.n_negative)
-        rule = f"rank + n_flat = {n} (all parameters)"
-        check(self.rank + self.n_flat == n, where, rule, todo, rank=self.rank, n_flat=self.n_flat)
-        return self.rank / 2
-
-
-def phase(W: Float[Tensor, "n_hidden n_features"], b: Float[Tensor, " n_features"]) -> Phase:
-    """Returns what the potential looks like around a critical point (W, b), float64.
-
-    The Hessian's rank counts eigenvalues beyond 1e-7 of the largest.
-
-    Raises:
-        ValueError: a point that is not critical (says its gradient norm), or a dead column of
-            bias 0, a corner of L.
-    """
-    slope = float(potential_gradient(W, b).norm())
-    rule = f"a critical point, |gradient| <= {GRADIENT_TOLERANCE}"
-    check(slope <= GRADIENT_TOLERANCE, "phase", rule, "use refine first", gradient_norm=slope)
-    silent = _silent(W, b)
-    squared_norm = float(W.square().sum() + b[~silent].square().sum())
-    loss, smooth = float(potential(W, b)), nonsmooth_distance(W, b) > SMOOTH_MARGIN
-    if not smooth:
-        return Phase(W, b, loss, squared_norm, False, -1, -1, _n_flat(W, b))
-    values = torch.linalg.eigvalsh(potential_hessian(W, b))
-    size = ZERO_EIGENVALUE * float(values.abs().max())
-    rank, n_negative = int((values.abs() > size).sum()), int((values < -size).sum())
-    return Phase(W, b, loss, squared_norm, True, rank, n_negative, _n_flat(W, b))
-
-
-def _n_flat(W: Tensor, b: Tensor) -> int:
-    """Returns the dimension of the known set of points with the same loss.
-
-    Rotations: r (r - 1) / 2 + r (n_hidden - r) for W of rank r. A silent column (W_i = 0, b_i < 0)
-    adds its bias; its weights too if no other output sees them: all other biases are negative.
-    """
-    m, r = W.shape[0], int(torch.linalg.matrix_rank(W))
-    n_silent = int(_silent(W, b).sum())
-    unseen = bool((b < 0).all())
-    return r * (r - 1) // 2 + r * (m - r) + n_silent * (1 + m * unseen)
-
-
-def _silent(W: Tensor, b: Tensor) -> Tensor:
-    return (W.norm(dim=0) < DEAD_NORM) & (b < 0)
+from theory.critical_points import Phase, phase
+from theory.potential import descend, potential, refine
 
 
 def polygon_phase(n_features: int, n_vertices: int, *, n_raised: int = 0) -> Phase:
     """Returns the critical point with a regular polygon in two hidden dimensions.
 
-    n_vertices columns of one length and bias are the polygon; the others are dead, W_i = 0:
-    n_raised of them answer with their best constant, b_i = 1 / (2 c), and save 1 / (4 c^2) each,
-    the rest have a negative bias and stay silent. Up to four vertices no two columns have a
-    positive product, and length 1 and bias 0 lose nothing on them; beyond, length and bias are
-    found by search and refined by Newton's method on all parameters.
+    n_vertices columns of one length and bias are the polygon, `polygon_point`; the others are dead,
+    W_i = 0: n_raised of them answer with their best constant, b_i = 1 / (2 c), and save
+    1 / (4 c^2) each, the rest have a negative bias and stay silent.
 
     Args:
         n_features: c, the number of columns.
         n_vertices: k, from 2 to c.
         n_raised: from 0 to c - k: the number of plus signs of the phase's usual name.
-    Source: Chen, Lau, Mendel, Wei, Murfet 2023, arXiv 2310.06301.
+    Source: Chen, Lau, Mendel, Wei, Murfet 2023, arXiv 2310.06301; eq:polygon-phases.
     """
     where, c, k = "polygon_phase", n_features, n_vertices
     check(2 <= k <= c, where, f"2 <= n_vertices <= {c} (n_features)", n_vertices=k)
     check(0 <= n_raised <= c - k, where, f"0 <= n_raised <= {c - k}", n_raised=n_raised)
-    angle = torch.arange(k, dtype=torch.float64) * (2 * math.pi / k)
-    unit = torch.zeros(2, c, dtype=torch.float64)
-    unit[:, :k] = torch.stack([angle.cos(), angle.sin()])
-    dead = torch.tensor([1 / (2 * c)] * n_raised + [-1.0] * (c - k - n_raised), dtype=torch.float64)
+    length, bias = polygon_point(k)
+    W = torch.cat([length * _vertices(k), torch.zeros(2, c - k, dtype=torch.float64)], dim=1)
+    biases = [bias] * k + [1 / (2 * c)] * n_raised + [-1.0] * (c - k - n_raised)
+    return phase(W, torch.tensor(biases, dtype=torch.float64))
+
+
+@functools.cache
+def polygon_point(n_vertices: int) -> tuple[float, float]:
+    """Returns length and bias of the columns of a regular polygon that is critical on its own.
+
+    Dead columns change neither: see eq:polygon-phases. Up to four vertices no two columns have a
+    positive product, and length 1 and bias 0 lose nothing on them; beyond, both are found by
+    search and refined by Newton's method on all parameters.
+
+    Args:
+        n_vertices: k >= 2. A minimum of the loss up to nine; larger ones are saddles.
+    """
+    k = n_vertices
+    check(k >= 2, "polygon_point", "n_vertices >= 2", n_vertices=k)
+    if k <= 4:
+        return 1.0, 0.0
+    unit = _vertices(k)
 
     def point(length: float, bias: float) -> tuple[Tensor, Tensor]:
-        return length * unit, torch.cat([torch.full((k,), bias, dtype=torch.float64), dead])
-
-    if k <= 4:
-        return phase(*point(1.0, 0.0))
-    lengths, shares = torch.linspace(1.0, 2.5, 11).tolist(), torch.linspace(0.1, 0.8, 8).tolist()
-    grid = [(x, -share * x * x) for x in lengths for share in shares]
+        return length * unit, torch.full((k,), bias, dtype=torch.float64)
 
     def loss(at: Any) -> float:
         return float(potential(*point(*at)))
 
+    lengths, shares = torch.linspace(1.0, 2.5, 11).tolist(), torch.linspace(0.1, 0.8, 8).tolist()
+    grid = [(x, -share * x * x) for x in lengths for share in shares]
     best = minimize(loss, min(grid, key=loss), method="Nelder-Mead", options={"xatol": 1e-5}).x
-    return phase(*refine(*point(*best)))
+    W, b = refine(*point(*best))
+    return float(W.norm(dim=0).mean()), float(b.mean())
+
+
+def _vertices(k: int) -> Float[Tensor, "2 k"]:
+    angle = torch.arange(k, dtype=torch.float64) * (2 * math.pi / k)
+    return torch.stack([angle.cos(), angle.sin()])
 
 
 @dataclass(frozen=True)
@@ -148,13 +78,17 @@ class Search:
 
     phases: told apart by their loss, to 1e-8; in increasing order of it.
     counts: how many descents ended in each.
-    n_unresolved: descents that ended where L is not C^2, as polygons of bias 0 do, or where
-        Newton's method failed: not among the phases.
+    unresolved: losses, in increasing order, of the other descents: they ended where L is not C^2,
+        as polygons of bias 0 do, or where Newton's method failed.
     """
 
     phases: tuple[Phase, ...]
     counts: tuple[int, ...]
-    n_unresolved: int
+    unresolved: tuple[float, ...]
+
+    @property
+    def n_unresolved(self) -> int:
+        return len(self.unresolved)
 
 
 def search_phases(
@@ -172,14 +106,15 @@ def search_phases(
     where = "search_phases"
     check_size(where, n_features=n_features, n_hidden=n_hidden, n_starts=n_starts)
     found: list[list[Phase]] = []
-    n_unresolved = 0
+    unresolved: list[float] = []
     for _ in range(n_starts):
         W = torch.randn(n_hidden, n_features, dtype=torch.float64, generator=generator)
         b = 0.1 * torch.randn(n_features, dtype=torch.float64, generator=generator)
+        low = descend(W / n_hidden**0.5, b)
         try:
-            end = phase(*refine(*descend(W / n_hidden**0.5, b)))
+            end = phase(*refine(*low))
         except ValueError:  # of refine: not C^2, or no convergence
-            n_unresolved += 1
+            unresolved.append(float(potential(*low)))
             continue
         same = [group for group in found if abs(group[0].loss - end.loss) < 1e-8]
         if same:
@@ -188,7 +123,7 @@ def search_phases(
             found.append([end])
     found.sort(key=lambda group: group[0].loss)
     counts = tuple(len(group) for group in found)
-    return Search(tuple(group[0] for group in found), counts, n_unresolved)
+    return Search(tuple(group[0] for group in found), counts, tuple(sorted(unresolved)))
 
 
 def free_energy(

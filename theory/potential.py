@@ -17,8 +17,8 @@ ZERO_EIGENVALUE = 1e-7  # relative to the largest of a Hessian
 
 
 def potential(
-    W: Float[Tensor, "n_hidden n_features"], b: Float[Tensor, " n_features"]
-) -> Float[Tensor, ""]:
+    W: Float[Tensor, "*points n_hidden n_features"], b: Float[Tensor, "*points n_features"]
+) -> Float[Tensor, "*points"]:
     """Returns L = E|x - relu(W^T W x + b)|^2 for x = z e_i, i uniform on 1..c, z on [0, 1].
 
     With a_ij = W_i . W_j (columns) and N_i = a_ii,
@@ -28,13 +28,17 @@ def potential(
     bias 0, twice differentiable where `nonsmooth_distance` is positive.
 
     Args:
-        W: column i is the direction of feature i; float64 for derivatives.
+        W: column i is the direction of feature i; float64 for derivatives. Any number of points at
+            once, in leading dimensions.
         b: the output biases.
     Returns: in [0, 1/3] at minima; 1/3 at W = 0, b <= 0, where nothing is learned.
     Raises: ValueError: shapes, NaN.
     Source: Chen, Lau, Mendel, Wei, Murfet 2023, arXiv 2310.06301, whose potential is 3 c L.
     """
-    _check("potential", W, b)
+    fits = W.ndim >= 2 and 0 not in W.shape[-2:] and b.shape == W.shape[:-2] + W.shape[-1:]
+    rule = "W [..., n_hidden, n_features] and b [..., n_features]"
+    check(fits, "potential", rule, W_shape=tuple(W.shape), b_shape=tuple(b.shape))
+    check_finite("potential", W=W, b=b)
     return _potential(W, b)
 
 
@@ -71,10 +75,11 @@ def potential_hessian(
     todo = "columns orthogonal to a column of bias 0, dead ones among them, have no Hessian"
     where = "potential_hessian"
     check(distance > SMOOTH_MARGIN, where, rule, todo, nonsmooth_distance=distance)
-    at = flatten(W, b).detach().requires_grad_()
-    slope = torch.autograd.grad(_of_flat(at, *W.shape), at, create_graph=True)[0]
-    rows = [torch.autograd.grad(entry, at, retain_graph=True)[0] for entry in slope]
-    hessian = torch.stack(rows)
+    at = flatten(W, b).detach()
+    copies = at.repeat(len(at), 1).requires_grad_()  # one for each row of the Hessian
+    total = _of_flat(copies, *W.shape).sum()
+    slopes = torch.autograd.grad(total, copies, create_graph=True)[0]
+    hessian = torch.autograd.grad(slopes.diagonal().sum(), copies)[0]
     return (hessian + hessian.T) / 2
 
 
@@ -164,15 +169,16 @@ def flatten(
 
 
 def _of_flat(w: Tensor, n_hidden: int, n_features: int) -> Tensor:
-    """Returns the potential at w = flatten(W, b)."""
+    """Returns the potential at w = flatten(W, b), or at many in leading dimensions."""
     cut = n_hidden * n_features
-    return _potential(w[:cut].view(n_hidden, n_features), w[cut:])
+    return _potential(w[..., :cut].unflatten(-1, (n_hidden, n_features)), w[..., cut:])
 
 
 def _potential(W: Tensor, b: Tensor) -> Tensor:
-    gram = W.T @ W
-    outputs = _mean_square(gram, b.expand_as(gram)).sum()
-    return 1 / 3 + (outputs - 2 * _mean_product(gram.diagonal(), b).sum()) / len(b)
+    gram = W.mT @ W
+    own = gram.diagonal(dim1=-2, dim2=-1)
+    outputs = _mean_square(gram, b.unsqueeze(-2).expand_as(gram)).sum((-2, -1))
+    return 1 / 3 + (outputs - 2 * _mean_product(own, b).sum(-1)) / b.shape[-1]
 
 
 def _mean_square(a: Tensor, b: Tensor) -> Tensor:
