@@ -6,11 +6,20 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
+from theory.autoencoder_curvature import autoencoder_gauss_newton, rotation_tangents
 from theory.curvature import hessian
-from theory.degeneracy import activation_basis, two_bases, weight_basis
+from theory.degeneracy import (
+    activation_basis,
+    turned_share,
+    two_bases,
+    weight_basis,
+)
 from theory.interaction_basis import interaction_basis
 from theory.known_coefficients import normal_crossing, reduced_rank, regular_quadratic
+from theory.phases import polygon_phase
+from theory.potential import potential_hessian
 from theory.recovery import recovery
 from toymodels import stream
 
@@ -103,6 +112,113 @@ def test_soft_rank_falls_from_the_rank_to_zero(n, n_outputs, n_samples, seed):
     assert soft == sorted(soft, reverse=True)
     assert soft[0] == pytest.approx(min(n, n_outputs * n_samples), abs=1e-2)
     assert soft[-1] < 1e-5
+
+
+# ------------------------------------------------------------------ a toy model of superposition
+
+networks = st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 12), seeds)
+
+
+def network(m, c, n, seed):
+    """Weights, biases, codes and importances, none of them special."""
+    x = normal(n, c, seed=seed, name="x").clamp(min=0)
+    importance = normal(c, seed=seed, name="importance").exp()
+    return normal(m, c, seed=seed, name="W"), normal(c, seed=seed, name="b"), x, importance
+
+
+def outputs(w, x, m, c):
+    """relu(W^T W x + b) of one vector of weights, as it is written."""
+    W, b = w[: m * c].reshape(m, c), w[m * c :]
+    return (W.T @ (W @ x.T)).T.add(b).relu()
+
+
+@given(networks)
+def test_gauss_newton_is_the_sum_over_samples_and_outputs(sizes):
+    m, c, n, _ = sizes
+    W, b, x, importance = network(*sizes)
+    found = autoencoder_gauss_newton(W, b, x, importance=importance, largest_step=1e99)
+    w = torch.cat([W.flatten(), b])
+    jacobian = torch.autograd.functional.jacobian(lambda v: outputs(v, x, m, c), w)
+    expected = sum(
+        2 * importance[j] / n * torch.outer(jacobian[i, j], jacobian[i, j])  # type: ignore[index]
+        for i in range(n)
+        for j in range(c)
+    )
+    size = 1 + float(found.abs().max())
+    assert torch.allclose(found, expected, rtol=0, atol=1e-9 * size)
+    tangents = rotation_tangents(W)
+    assert tangents.shape == (m * (m - 1) // 2, len(w))
+    scale = size * (1 + float(W.abs().max()))
+    assert float((found @ tangents.T).abs().sum()) <= 1e-9 * scale
+
+
+@given(networks)
+def test_only_minimisers_have_a_curvature(sizes):
+    """The limit is on |gradient| / largest curvature: refused just below it, taken just above."""
+    m, c, _, _ = sizes
+    W, b, x, importance = network(*sizes)
+    w = torch.cat([W.flatten(), b]).requires_grad_()
+    ((outputs(w, x, m, c) - x).square().mean(0) * importance).sum().backward()
+    options = {"importance": importance}
+    curvature = autoencoder_gauss_newton(W, b, x, **options, largest_step=1e99)
+    slope, size = float(w.grad.norm()), float(torch.linalg.matrix_norm(curvature, 2))
+    if size == 0 or slope < 1e-9 * size:
+        return  # every output is silent, or the point is a minimiser
+    taken = autoencoder_gauss_newton(W, b, x, **options, largest_step=1.001 * slope / size)
+    assert torch.equal(taken, curvature)
+    with pytest.raises(ValueError, match=r"gradient_norm=.*not a minimiser: train longer, or ref"):
+        autoencoder_gauss_newton(W, b, x, **options, largest_step=0.999 * slope / size)
+
+
+@given(st.integers(2, 4), st.integers(1, 5), seeds)
+def test_rotations_move_the_weights_along_their_tangents(m, c, seed):
+    """The derivative of exp(t A) W at 0, A each matrix with -1 and 1 in two places."""
+    W = normal(m, c, seed=seed, name="W")
+    tangents = iter(rotation_tangents(W))
+    for i in range(m):
+        for j in range(i + 1, m):
+            generator = torch.zeros(m, m, dtype=torch.float64)
+            generator[i, j], generator[j, i] = -1, 1
+            turn = torch.matrix_exp(1e-6 * generator) - torch.matrix_exp(-1e-6 * generator)
+            expected = torch.cat([(turn @ W / 2e-6).flatten(), torch.zeros(c).double()])
+            assert torch.allclose(next(tangents), expected, atol=1e-8)
+    assert next(tangents, None) is None
+
+
+def test_gauss_newton_is_the_hessian_where_nothing_is_lost():
+    """W orthogonal, b = 0, x > 0: x' = x exactly; the curvature is that of the loss."""
+    W, x = orthogonal(3, 0), 1 + normal(20, 3, seed=0, name="x").square()
+    importance = torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64)
+
+    def loss(points):
+        errors = [(outputs(w, x, 3, 3) - x).square() @ importance for w in points]
+        return torch.stack(errors).mean(1)
+
+    found = autoencoder_gauss_newton(W, torch.zeros(3).double(), x, importance=importance)
+    assert torch.allclose(found, hessian(loss, torch.cat([W.flatten(), torch.zeros(3)])))
+
+
+@pytest.mark.parametrize(
+    ("c", "k", "raised", "rank"),
+    [(5, 5, 0, 14), (6, 5, 0, 14), (6, 5, 1, 17), (6, 6, 0, 17), (8, 6, 0, 17)],
+)
+def test_a_silent_column_leaves_three_weights_undetermined(c, k, raised, rank):
+    """Of 3 c - 1 that no rotation moves, in the exact Hessian; its bias and direction are free."""
+    point = polygon_phase(c, k, n_raised=raised)
+    tangents = rotation_tangents(point.W)
+    options = {"threshold": 1e-9, "tolerance": 1e-7}
+    found = weight_basis(potential_hessian(point.W, point.b), tangents, **options)
+    assert (found.rank, found.n_free) == (rank, 3 * c - 1)
+    assert found.soft_rank == pytest.approx(rank, abs=1e-3)
+    # The Gauss-Newton matrix of z e_i, z on a grid, has the same rank and the same dead weights.
+    z = (torch.arange(400, dtype=torch.float64) + 0.5) / 400
+    x = (z[:, None, None] * torch.eye(c, dtype=torch.float64)).flatten(0, 1)
+    ones = torch.ones(c, dtype=torch.float64)
+    grid = autoencoder_gauss_newton(point.W, point.b, x, importance=ones)
+    again = weight_basis(grid, tangents, **options)
+    assert (again.rank, again.dead.tolist()) == (rank, found.dead.tolist())
+    blind = weight_basis(grid, tangents[:0], **options)
+    assert (blind.rank, blind.n_free) == (rank, 3 * c)
 
 
 # ------------------------------------------------------------------ the local interaction basis
@@ -245,6 +361,32 @@ def test_the_count_stands_beside_its_null():
     assert (report.activations, report.opposed) == ("undercomplete", False)
 
 
+@pytest.mark.parametrize(("n", "cosine"), [(5, 0.99), (6, 0.99), (5, 0.95), (8, 0.9)])
+def test_turned_polygons_recover_as_often_as_they_must(n, cosine):
+    """All or none: within arccos(cosine) of one of n directions, hence n arccos(cosine) / pi.
+
+    500 draws, false alarm 1e-10; with probability 99 % a share that is off by 0.2 is noticed.
+    """
+    generator = stream(n, "turns")
+    options = {"cosine": cosine, "n_draws": 500, "generator": generator}
+    share = turned_share(polygon(n), polygon(n).flip(0), **options)
+    chance = min(1.0, n * math.acos(cosine) / math.pi)
+    assert binomtest(round(500 * share), 500, chance).pvalue > 1e-10
+    if chance == 1:
+        assert share == 1
+
+
+def test_turning_keeps_the_angles():
+    """A dictionary is no longer found, in many dimensions; on a line half of the turns keep it."""
+    rows = normal(24, 32, seed=0, name="rows")
+    options = {"cosine": 0.9, "n_draws": 20, "generator": stream(0, "turns")}
+    assert turned_share(rows, rows, **options) == 0
+    one = torch.ones(1, 1, dtype=torch.float64)
+    options |= {"n_draws": 200}
+    share = turned_share(one, one, **options)
+    assert binomtest(round(200 * share), 200, 0.5).pvalue > 1e-10
+
+
 def test_counts_that_cannot_be_overcomplete():
     mask = torch.ones(3, dtype=torch.bool)
     assert "3 features are not" in activation_basis(mask, 0, width=4, n_latents=9, k=1).notes[0]
@@ -267,6 +409,18 @@ def counted(mask=MASK, null=0.0, **options):
     return activation_basis(mask, null, **{"width": 2, "n_latents": 5, "k": 1, **options})
 
 
+W, B, CODES, ONES = torch.eye(2), torch.zeros(2), torch.ones(4, 2), torch.ones(2)
+
+
+def curved(w=W, b=B, x=CODES, importance=ONES, **options):
+    return autoencoder_gauss_newton(w, b, x, importance=importance, **options)
+
+
+def turned(generator=None, **options):
+    options = {"cosine": 0.9, "n_draws": 2, **options}
+    return turned_share(EYE, EYE, generator=generator or stream(0, "turns"), **options)
+
+
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("call", "message"),
@@ -284,6 +438,15 @@ def counted(mask=MASK, null=0.0, **options):
         (lambda: counted(k=6), r"k <= 5 \(n_latents\), got k=6"),
         (lambda: counted(width=0), "an integer width >= 1"),
         (lambda: counted(n_latents=2), r"at most 2 \(n_latents\) recovered, got recovered=3"),
+        (lambda: rotation_tangents(torch.zeros(0, 2)), r"n_features\], got W=\(0, 2\)"),
+        (lambda: curved(b=torch.zeros(3)), r"b=\(3,\), x=\(4, 2\), importance=\(2,\)"),
+        (lambda: curved(x=CODES[:0]), r"x=\(0, 2\)"),
+        (lambda: curved(b=B * math.nan), r"finite numbers in b, got b\[0\]=nan"),
+        (lambda: curved(importance=0 * ONES), "importance > 0, got smallest_importance=0.0"),
+        (lambda: curved(largest_step=0), "a finite largest_step > 0, got largest_step=0"),
+        (lambda: curved(w=2 * W), "a minimiser.*train longer, or refine it on these samples"),
+        (lambda: turned(cosine=1.0), "0 < cosine < 1, got cosine=1.0"),
+        (lambda: turned(n_draws=0), "an integer n_draws >= 1"),
         (lambda: two_bases(basis(), counted(), tolerance=-1), "a finite tolerance >= 0"),
         (lambda: interaction_basis(X, J[:, :, :2]), r"jacobians=\(6, 2, 2\)"),
         (lambda: interaction_basis(X[:1] * math.inf, J[:1]), "finite numbers in activations"),

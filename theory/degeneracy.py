@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from theory.checks import check, check_finite, check_size
+from theory.checks import check, check_finite, check_generator, check_size
+from theory.recovery import recovery
 
 UNDERCOMPLETE, COMPLETE, OVERCOMPLETE = "undercomplete", "complete", "overcomplete"
 
@@ -182,6 +183,40 @@ def activation_basis(
     if n_features <= width:
         notes.append(f"{n_features} features are not overcomplete in R^{width}")
     return ActivationBasis(count, null, width, tuple(notes))
+
+
+def turned_share(
+    dictionary: Float[Tensor, "n_features d_in"],
+    W_dec: Float[Tensor, "n_latents d_in"],
+    *,
+    cosine: float,
+    n_draws: int,
+    generator: torch.Generator,
+) -> float:
+    """Returns the share of features that the same latents recover once the dictionary is turned.
+
+    A null for `activation_basis` that keeps the angles among features and those among latents: the
+    mean, over rotations Q drawn at random, of the share of rows of D Q whose matched cosine exceeds
+    the limit. For regular n-gons both it is min(1, n arccos(cosine) / pi): in a plane a limit of
+    0.9 lets chance recover most of a pentagon, one of 0.99 less than a quarter.
+
+    Args:
+        cosine: the limit above which a feature counts as recovered, in (0, 1).
+        n_draws: >= 1; the result's own standard error is at most 0.5 / sqrt(n_draws).
+    Raises: ValueError: sizes, cosine, what `recovery` raises.
+    """
+    where = "turned_share"
+    check_size(where, n_draws=n_draws)
+    check(0 < cosine < 1, where, "0 < cosine < 1", cosine=cosine)
+    check_generator(where, generator, dictionary.device)
+    d = dictionary.shape[-1]
+    shares = []
+    for _ in range(n_draws):
+        normal = torch.randn(d, d, generator=generator, device=generator.device).double()
+        q, r = torch.linalg.qr(normal)
+        turned = dictionary.double() @ (q * r.diagonal().sign())  # signs: uniform over rotations
+        shares.append(float((recovery(turned, W_dec.double()).cosines > cosine).double().mean()))
+    return sum(shares) / n_draws
 
 
 def two_bases(
