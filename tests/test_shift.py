@@ -141,6 +141,18 @@ def test_reweighted_exclusive(pairs):
     assert_distances(reweighted(base, q), base)
 
 
+def test_probabilities_that_sum_to_one_up_to_rounding_leave_none_no_chance():
+    p, q = (torch.tensor(probs, dtype=torch.float64) for probs in ([0.7, 0.3], [0.1, 0.9]))
+    base = Exclusive(2, p * (1 - 1e-16 * torch.tensor([3, 0])))
+    shift = reweighted(base, q)
+    assert shift.kl == pytest.approx(0.1 * math.log(1 / 7) + 0.9 * math.log(3))
+    assert shift.reverse_kl == pytest.approx(0.7 * math.log(7) + 0.3 * math.log(1 / 3))
+    for n in range(2, 40):  # sums that miss 1 by rounding, on either side
+        laws = [torch.rand(n, generator=stream(n, name)).double() for name in ("p", "q")]
+        p, q = (law / law.sum() for law in laws)
+        assert reweighted(Exclusive(n, p), q).reverse_kl < math.inf
+
+
 def test_many_changes_have_a_divergence_but_no_computed_total_variation():
     base = Independent(40, 0.1)
     shift = reweighted(base, 0.2)

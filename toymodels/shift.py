@@ -14,6 +14,7 @@ from toymodels.distributions.independent import Independent
 from toymodels.distributions.mixture import Mixture
 from toymodels.product_law import ProductLaw, per_feature_probs
 
+ROUNDING = 1e-12  # of a sum of probabilities
 MOST_ENUMERATED = 20  # changed features up to which the total variation of a product is summed
 
 
@@ -117,7 +118,7 @@ def reweighted(base: ToyDistribution, firing_prob: float | Tensor) -> Shift:
         return Shift(law, kl, reverse, _product_tv(p[changed], q[changed]) if few else math.nan)
     if isinstance(base, Exclusive):
         law = Exclusive(base.n_features, q, base.magnitude)
-        with_none = [torch.cat([probs, (1 - probs.sum()).clamp(min=0)[None]]) for probs in (q, p)]
+        with_none = [torch.cat([probs, _remainder(probs)]) for probs in (q, p)]
         forward = _categorical_kl(with_none[0], with_none[1])
         backward = _categorical_kl(with_none[1], with_none[0])
         tv = float((with_none[0] - with_none[1]).abs().sum()) / 2
@@ -130,6 +131,12 @@ def reweighted(base: ToyDistribution, firing_prob: float | Tensor) -> Shift:
 
 def _check_share(where: str, share: float) -> None:
     check(0 <= share <= 1, where, "0 <= share <= 1", share=share)
+
+
+def _remainder(probs: Float[Tensor, " n"]) -> Float[Tensor, " 1"]:
+    """Returns the probability of none, 0 if it is of the size of rounding."""
+    left = 1 - probs.sum(0, keepdim=True)
+    return left.where(left > ROUNDING, 0.0)
 
 
 def _kl(q: float, p: float) -> float:
