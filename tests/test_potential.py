@@ -193,20 +193,20 @@ def test_polygons_have_the_published_length_and_bias(k, length, bias, h, n_dead)
 def test_without_the_square_of_small_products_ranks_are_wrong(monkeypatch):
     """A mean square expanded to first order at a = 0 has the right value and slope there."""
     W, b = polygon_phase(6, 5, n_raised=1).W, polygon_phase(6, 5, n_raised=1).b
-    right = MODULE._mean_square
+    right = MODULE.mean_square
 
     def first_order(a, b):
         return right(a, b) - torch.where((a.abs() < 1e-6) & (b > 0), a * a / 3, 0.0)
 
     assert phase(W, b).rank == 17
     before = float(potential(W, b))
-    monkeypatch.setattr(MODULE, "_mean_square", first_order)
+    monkeypatch.setattr(MODULE, "mean_square", first_order)
     assert float(potential(W, b)) == pytest.approx(before, abs=1e-12)
     assert phase(W, b).n_negative + abs(phase(W, b).rank - 17) > 0
     other = torch.full((2, 6), 1e-4, dtype=torch.float64)
     monkeypatch.setattr(
         MODULE,
-        "_mean_square",
+        "mean_square",
         lambda a, b: right(a, b) - torch.where(b > 0, a * a / 3, 0.0),
     )
     b = torch.full((6,), 0.5, dtype=torch.float64)

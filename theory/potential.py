@@ -177,11 +177,11 @@ def _of_flat(w: Tensor, n_hidden: int, n_features: int) -> Tensor:
 def _potential(W: Tensor, b: Tensor) -> Tensor:
     gram = W.mT @ W
     own = gram.diagonal(dim1=-2, dim2=-1)
-    outputs = _mean_square(gram, b.unsqueeze(-2).expand_as(gram)).sum((-2, -1))
-    return 1 / 3 + (outputs - 2 * _mean_product(own, b).sum(-1)) / b.shape[-1]
+    outputs = mean_square(gram, b.unsqueeze(-2).expand_as(gram)).sum((-2, -1))
+    return 1 / 3 + (outputs - 2 * mean_product(own, b).sum(-1)) / b.shape[-1]
 
 
-def _mean_square(a: Tensor, b: Tensor) -> Tensor:
+def mean_square(a: Tensor, b: Tensor) -> Tensor:
     """Returns O(a, b) = E (az + b)_+^2 = ((a + b)_+^3 - b_+^3) / (3a), z uniform on [0, 1].
 
     Where az + b >= 0 throughout, the quotient is a^2/3 + ab + b^2: no division, and the right
@@ -198,7 +198,7 @@ def _mean_square(a: Tensor, b: Tensor) -> Tensor:
     )
 
 
-def _mean_product(N: Tensor, b: Tensor) -> Tensor:
+def mean_product(N: Tensor, b: Tensor) -> Tensor:
     """Returns M(N, b) = E z (Nz + b)_+ for N >= 0: from z = -b / N on, where b <= 0 < N + b.
 
     There N (1 - z^3) / 3 + b (1 - z^2) / 2 = (N + b)^2 (2N - b) / (6 N^2).
