@@ -264,6 +264,8 @@ def test_the_bounds_of_a_marginal_are_stated():
     assert Dag.from_marginals(parents, f64([0.5, 0.25, 0.125])).conditional_prob[2] == 1
     rounded = Dag.from_marginals(((), (0,)), f64([0.3, 0.1 + 0.2]))  # 0.30000000000000004
     assert rounded.conditional_prob[1] == 1
+    rare = Dag.from_marginals(((), (0,)), f64([6e-5, 6e-5 + 5e-16]))  # sums of about 1 are rounded
+    assert rare.conditional_prob[1] == 1
 
 
 # Cost and rarity ----------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from theory import (
@@ -36,6 +36,7 @@ def principal(rows):
 
 
 @given(st.integers(3, 12), st.integers(2, 5), seeds)
+@example(3, 2, 71)  # 200 rounds leave 2 %
 def test_lengths_and_second_moment_are_matched(n, d, seed):
     """Lengths exactly. Moments to 1 %: projections between the two sets may converge slowly."""
     lengths = torch.rand(n, 1, generator=stream(seed, "lengths"), dtype=torch.float64) + 0.5

@@ -10,7 +10,7 @@ from torch import Tensor
 from theory.checks import check, check_finite, check_generator
 from theory.compressibility import MIN_SURROGATES, surrogate_p_value
 
-MAX_ROUNDS = 200
+MAX_ROUNDS = 5000
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def spectrum_surrogates(
 
     Normal rows M^(1/2) g, M = rows^T rows / n_rows, then alternately the nearest rows with second
     moment M (a polar decomposition) and the same with the rows' lengths, until both hold to 1e-6
-    or 200 times; lengths are exact. Merely normalising M^(1/2) g would not do: estimation noise,
+    or 5,000 times; lengths are exact. Merely normalising M^(1/2) g would not do: estimation noise,
     already in M, would come in twice and give the surrogates a steeper spectrum than the rows.
 
     They span what the rows span: rank-deficient rows get surrogates of the same rank. Zero rows

@@ -115,7 +115,7 @@ class Dag(OneMagnitude):
             low = dag._leaks[i] * closed
             high = low + opened
             check(
-                low * (1 - _ROUNDING) - _DUST <= p[i] <= high * (1 + _ROUNDING),
+                low * (1 - _ROUNDING) - _DUST <= p[i] <= high * (1 + _ROUNDING) + _DUST,
                 where,
                 f"{low!r} <= firing_prob[{i}] <= {high!r} (what its gate allows)",
                 f"its gate is open with probability {opened:.9g}",
