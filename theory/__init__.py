@@ -3,6 +3,7 @@
 from theory.absorption import Absorption, absorption
 from theory.amortisation import Amortisation, amortisation
 from theory.atomicity import Atomicity, atomicity, atomicity_floor
+from theory.autoencoder_curvature import autoencoder_gauss_newton, rotation_tangents
 from theory.certificates import (
     Certificate,
     certified_k,
@@ -30,6 +31,7 @@ from theory.degeneracy import (
     TwoBases,
     WeightBasis,
     activation_basis,
+    turned_share,
     two_bases,
     weight_basis,
 )
@@ -45,6 +47,7 @@ from theory.effective_rank import (
     effective_rank,
     visibility_shifts,
 )
+from theory.few_active import FewActive, LawDistance, law_distance
 from theory.fragility import Fragility, fragility, projector_change
 from theory.hedging import Hedging, hedging
 from theory.interaction_basis import InteractionBasis, interaction_basis
@@ -66,12 +69,15 @@ from theory.known_coefficients import (
 from theory.learning_coefficient import LearningCoefficient, learning_coefficient
 from theory.matching import match
 from theory.nearest import Neighbours, nearest, neighbour_p_values
+from theory.phase_dynamics import Paths, Plateau, plateaus, polygon_labels, sgd_paths
+from theory.phase_switch import Switch, nearest_switch
 from theory.phases import (
     Phase,
     Search,
     free_energy,
     phase,
     polygon_phase,
+    polygon_point,
     search_phases,
     transition_size,
 )
@@ -135,15 +141,19 @@ __all__ = [
     "Decomposition",
     "DescriptionLength",
     "EffectiveRank",
+    "FewActive",
     "Fragility",
     "Hedging",
     "InteractionBasis",
     "Judgement",
     "KnownModel",
+    "LawDistance",
     "LearningCoefficient",
     "Neighbour",
     "Neighbours",
+    "Paths",
     "Phase",
+    "Plateau",
     "Progressive",
     "Recovery",
     "Redundancy",
@@ -160,6 +170,7 @@ __all__ = [
     "Stability",
     "Stitching",
     "Swaps",
+    "Switch",
     "TwoBases",
     "WeightBasis",
     "absorption",
@@ -167,6 +178,7 @@ __all__ = [
     "amortisation",
     "atomicity",
     "atomicity_floor",
+    "autoencoder_gauss_newton",
     "benjamini_yekutieli",
     "bernstein_radius",
     "best_support",
@@ -204,11 +216,13 @@ __all__ = [
     "isotropic_surrogates",
     "judge",
     "larger_agreement",
+    "law_distance",
     "learning_coefficient",
     "match",
     "mcdiarmid_radius",
     "mixing_bits",
     "nearest",
+    "nearest_switch",
     "neighbour_p_values",
     "normal_crossing",
     "omp",
@@ -216,7 +230,10 @@ __all__ = [
     "one_shot_certificate",
     "pairwise_cosine",
     "phase",
+    "plateaus",
+    "polygon_labels",
     "polygon_phase",
+    "polygon_point",
     "potential",
     "potential_gradient",
     "potential_hessian",
@@ -237,9 +254,11 @@ __all__ = [
     "regular_quadratic",
     "retrieval",
     "retrieval_bound",
+    "rotation_tangents",
     "sample_certificate",
     "samples_to_see_all",
     "search_phases",
+    "sgd_paths",
     "shared_features",
     "sign_consistency",
     "sign_necessity",
@@ -257,6 +276,7 @@ __all__ = [
     "surrogate_p_value",
     "swap",
     "transition_size",
+    "turned_share",
     "two_bases",
     "visibility_shifts",
     "weight_basis",

@@ -64,6 +64,12 @@ from toymodels.superposition_geometry import (
     feature_dimensionality,
     shapes,
 )
+from toymodels.superposition_neurons import (
+    Neurons,
+    features_per_neuron,
+    has_two_neurons,
+    train_neurons,
+)
 
 __all__ = [
     "AbsNormal",
@@ -86,6 +92,7 @@ __all__ = [
     "LogNormal",
     "Magnitude",
     "Mixture",
+    "Neurons",
     "RareProperty",
     "RareRegime",
     "RectifiedNormal",
@@ -111,7 +118,9 @@ __all__ = [
     "dropped_loss",
     "equiangular",
     "feature_dimensionality",
+    "features_per_neuron",
     "hadamard_union",
+    "has_two_neurons",
     "icosahedral",
     "initial_weights",
     "low_coherence",
@@ -127,6 +136,7 @@ __all__ = [
     "stream",
     "superposition_boundary",
     "that_never_occurred",
+    "train_neurons",
     "train_superposition",
     "welch_bound",
 ]

@@ -11,11 +11,8 @@ from toymodels.checks import check, check_finite, check_generator, check_size
 from toymodels.dictionary import Dictionary
 from toymodels.distribution import ToyDistribution
 from toymodels.distributions.scaled import Scaled
-from toymodels.events import rows_and_columns
 from toymodels.model import ToyModel
-
-_BETAS = (0.9, 0.999)
-_CELLS = 4_000_000  # numbers of dense data held at a time: 16 MB
+from toymodels.superposition_training import descend
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +29,7 @@ class Superposition:
         steps: [n_records], the training step at which each record was taken, from 1.
         losses: [n_records, n_instances], batch losses, averaged since the record before.
         W_records: [n_records, n_instances, n_hidden, n_features], W at those steps.
+        b_records: [n_records, n_instances, n_features], b at those steps.
     """
 
     W: Float[Tensor, "n_instances n_hidden n_features"]
@@ -41,6 +39,7 @@ class Superposition:
     steps: Int[Tensor, " n_records"]
     losses: Float[Tensor, "n_records n_instances"]
     W_records: Float[Tensor, "n_records n_instances n_hidden n_features"]
+    b_records: Float[Tensor, "n_records n_instances n_features"]
 
     def law(self, i: int) -> ToyDistribution:
         """Returns the law that instance `i` was trained on."""
@@ -93,6 +92,7 @@ def train_superposition(
     batch_size: int = 1024,
     learning_rate: float = 1e-3,
     weight_decay: float = 1e-2,
+    decay: float = 0.0,
     n_records: int = 20,
     generator: torch.Generator,
 ) -> Superposition:
@@ -108,6 +108,7 @@ def train_superposition(
         importance: I > 0: one number, [n_features], or [n_instances, n_features].
         rectified: x' = ReLU(W^T W x + b); else linear.
         learning_rate, weight_decay: of AdamW with betas (0.9, 0.999); decay applies to b too.
+        decay: the last share of the steps, in which the rate falls linearly towards 0; in [0, 1].
         n_records: records of loss and weights, evenly spaced; the last after the last step.
     Raises:
         ValueError: sizes that do not fit, negative importance, training that diverges.
@@ -116,37 +117,20 @@ def train_superposition(
     """
     where = "train_superposition"
     laws = tuple(laws)
-    scales = _checked(where, W, laws, importance, generator)
-    check_size(where, n_steps=n_steps, batch_size=batch_size, n_records=n_records)
-    check(n_records <= n_steps, where, f"n_records <= {n_steps} (n_steps)", n_records=n_records)
-    check(learning_rate > 0, where, "learning_rate > 0", learning_rate=learning_rate)
-    weights = scales / batch_size
+    scales = checked_training(where, W, laws, importance, generator)
     W = W.detach().clone()
     b = W.new_zeros(W.shape[0], W.shape[2])
-    optimiser = torch.optim.AdamW(
-        [W, b], lr=learning_rate, betas=_BETAS, weight_decay=weight_decay, foreach=True
-    )
-    marks = [n_steps * (i + 1) // n_records for i in range(n_records)]
-    losses, W_records = W.new_zeros(n_records, len(W)), W.new_zeros(n_records, *W.shape)
-    at_once = max(1, min(n_steps, _CELLS // (len(laws) * batch_size * W.shape[2])))
-    data = W.new_empty(at_once, len(laws), W.shape[2], batch_size)
-    record, since = 0, 0
-    for start in range(0, n_steps, at_once):
-        block = data[: n_steps - start]
-        _draw_(block, laws, generator)
-        for step, x in enumerate(block, start + 1):
-            W.grad, b.grad, loss = _gradients(W, b, x, weights, rectified)
-            optimiser.step()
-            losses[record] += loss
-            since += 1
-            if step == marks[record]:
-                losses[record] /= since
-                W_records[record] = W
-                record, since = record + 1, 0
-    diverged = (~torch.isfinite(losses).all(0)).nonzero()[:5, 0].tolist()
-    todo = "use a smaller learning_rate"
-    check(not diverged, where, "training that converges", todo, diverged_instances=diverged)
-    return Superposition(W, b, laws, rectified, torch.tensor(marks), losses, W_records)
+
+    def gradients(x: Tensor) -> tuple[list[Tensor], Tensor]:
+        W_grad, b_grad, loss = _gradients(W, b, x, scales / batch_size, rectified)
+        return [W_grad, b_grad], loss
+
+    course = descend(
+        where, [W, b], gradients, laws, n_steps=n_steps, batch_size=batch_size,
+        learning_rate=learning_rate, weight_decay=weight_decay, decay=decay, n_records=n_records,
+        generator=generator,
+    )  # fmt: skip
+    return Superposition(W, b, laws, rectified, course.steps, course.losses, *course.records)
 
 
 def _gradients(
@@ -175,22 +159,7 @@ def _gradients(
     return W_grad, error.sum(2) * double[:, 0], loss
 
 
-def _draw_(
-    x: Float[Tensor, "n_steps n_laws n_features batch"],
-    laws: tuple[ToyDistribution, ...],
-    generator: torch.Generator,
-) -> None:
-    """Fills x with dense codes, features before samples; drawn by events, law after law."""
-    n_steps, n_laws, n_features, n_batch = x.shape
-    flat = x.zero_().view(-1)
-    for i, law in enumerate(laws):
-        events = law._sample(n_steps * n_batch, generator=generator)
-        step, sample = rows_and_columns(events.rows, n_batch)
-        row = (step * n_laws + i) * n_features + events.features
-        flat[row * n_batch + sample] = events.values.to(x)
-
-
-def _checked(
+def checked_training(
     where: str,
     W: Tensor,
     laws: tuple[ToyDistribution, ...],
