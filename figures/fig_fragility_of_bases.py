@@ -89,7 +89,7 @@ class Config:
 
 
 CONFIGS = {
-    "smoke": Config(2, (1e-3, 0.01), (0.03,), (1000.0,), n_steps=100),
+    "smoke": Config(2, (1e-3, 0.01), (0.03,), (1000.0,), n_steps=60),
     "quick": Config(3),
     "paper": Config(8, n_steps=2000),
 }
