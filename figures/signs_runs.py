@@ -1,4 +1,4 @@
-"""The worlds and runs of fig_signs: how a code's signs are read, from exact and trained rows."""
+"""Worlds and runs of fig_signs and fig_sign_laws: signs of codes on exact and trained rows."""
 
 from dataclasses import dataclass
 
@@ -28,6 +28,7 @@ D_IN, K, N_NEGATIVE = 16, 3, 4  # active features; most negative latents read be
 FAMILIES = ("orthonormal", "hadamard", "random", "antipodal")  # by coherence: 0, 1/4, random, 1
 SCORES = ("score", "score_null", "gain", "gain_null", "scaled_gain", "scaled_gain_null")
 SCORES += ("necessity", "necessity_null")
+RAYS = ("TopK", "MultiTopK", "AbsTopK")  # trained on rays
 
 
 @dataclass(frozen=True)
@@ -187,3 +188,26 @@ def supports(
     kept = matching >= 0
     told[:, matching[kept]] = active[:, kept]
     return told
+
+
+def width(family: str) -> int:
+    """Returns the number of rays."""
+    return D_IN if family == "orthonormal" else 2 * D_IN
+
+
+def on_rays(seed: int, family: str, n_steps: int, n_samples: int) -> Trained:
+    """Returns the run of the SAEs RAYS, each with as many latents as there are rays."""
+    saes = tuple((name, width(family)) for name in RAYS)
+    return Trained(seed, family, 0.0, saes, n_steps, n_samples)
+
+
+def gather(
+    data: dict[str, np.ndarray],
+    prefix: str,
+    results: list[dict[str, np.ndarray]],
+    shape: tuple[int, ...],
+) -> None:
+    """Adds "prefix_name_by_world" arrays whose first axes are those of `shape`."""
+    for name, value in results[0].items():
+        stacked = np.stack([r[name] for r in results])
+        data[f"{prefix}_{name}_by_world"] = stacked.reshape(*shape, *value.shape)

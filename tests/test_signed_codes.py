@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from figures.fig_signs import least_coefficient, radius
+from figures.fig_sign_laws import least_coefficient
+from figures.fig_signs import radius
 from figures.signs_runs import Exact, exact_run, supports
 from sae import AbsTopK, MultiTopK, TopK, TrainConfig, train
 from sae.architectures.signed_multi_topk import SignedMultiTopK, keep_largest_signed
