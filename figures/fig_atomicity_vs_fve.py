@@ -167,7 +167,7 @@ COLOURS = {"TopK": "#0072B2", "L1": "#D55E00", "Matryoshka": "#009E73"}
 
 
 def plot(data: dict[str, np.ndarray]) -> Figure:
-    fig, axes = plt.subplots(1, 4, figsize=(9.6, 3.3), width_ratios=[1, 1, 1, 1.1])
+    fig, axes = plt.subplots(1, 4, figsize=(9.6, 3.5), width_ratios=[1, 1, 1, 1.1])
     for ax, (name, label) in zip(axes[:3], TRUTHS.items(), strict=True):
         _draw_saes(ax, data, name)
         ax.set_xlabel("meta-FVE")
@@ -176,7 +176,7 @@ def plot(data: dict[str, np.ndarray]) -> Figure:
     axes[0].set_ylabel("share, or mean cosine")
     _draw_correlations(axes[3], data)
     handles, names = axes[0].get_legend_handles_labels()
-    fig.legend(handles, names, loc="outside lower center", ncols=6)
+    fig.legend(handles, names, loc="outside lower center", ncols=4)
     return fig
 
 
@@ -189,8 +189,9 @@ def _draw_saes(ax: Axes, data: dict[str, np.ndarray], name: str) -> None:
             style = {"marker": marker, "color": colour, "ls": "", "alpha": 0.7}
             if own.any():
                 ax.plot(x, y, ms=4, mec="none", label=f"{kind}, width {width}", **style)
-    for null, style in zip(data["null_by_world"].mean(0), ("-", "--"), strict=True):
-        ax.axvline(null, color="black", lw=1, ls=style)
+    nulls = zip(np.unique(widths), data["null_by_world"].mean(0), ("-", "--"), strict=True)
+    for width, null, style in nulls:
+        ax.axvline(null, color="black", lw=1, ls=style, label=f"isotropic rows, width {width}")
     if name == "recovery":
         ax.axhline(data["chance_by_world"].mean(), color="black", lw=1, ls=":")
 

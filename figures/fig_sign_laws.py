@@ -7,8 +7,8 @@ fig_signs. In every world sign necessity stays below E(sum_i delta_i a_i)^2 (fil
 E[delta^2 |a|_1^2] (hollow); delta_i is the distance of feature i from its latent, delta the
 largest. Right: in every world of random rays the 4 most negative latents of one TopK SAE lower the
 error if its decoder is scaled to a quarter, and raise it as trained; where the code with and that
-without them each get the factor that suits it best, the gain cancels. Points right: median and range over worlds (a
-fresh dictionary, data stream and initialisation each); small dashes: nulls.
+without them each get the factor that suits it best, the gain cancels. Points right: median and
+range over worlds (a fresh dictionary, data stream and initialisation each); small dashes: nulls.
 
 Paper: fig:sign-laws.
 """

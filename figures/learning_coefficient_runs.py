@@ -19,8 +19,9 @@ from theory.known_coefficients import KnownModel, normal_crossing, reduced_rank,
 from theory.langevin import langevin
 from theory.langevin_bias import quadratic_mean
 from theory.learning_coefficient import MAX_SHARE_BELOW, ROUNDING, learning_coefficient
+from theory.newton import flatten
 from theory.phases import polygon_phase
-from theory.potential import flatten, potential
+from theory.potential import potential
 from toymodels import stream
 
 STIFFNESS, MAX_STIFFNESS = 0.08, 0.1  # eps (n beta h + gamma): by the rule, and wherever chains go

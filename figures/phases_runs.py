@@ -9,9 +9,10 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from theory.critical_points import Phase, phase
+from theory.newton import flatten
 from theory.phase_dynamics import polygon_labels, sgd_paths
 from theory.phases import polygon_phase, search_phases
-from theory.potential import flatten, potential, refine
+from theory.potential import potential, refine
 from toymodels import ExactlyK, Uniform, stream
 
 N_FEATURES = 6  # of all runs but the search's

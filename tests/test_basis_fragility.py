@@ -258,7 +258,7 @@ def test_five_and_six_switch_where_their_losses_say():
         (lambda: nearest_switch(torch.ones(2) / 2, torch.zeros(2), 1.0), "no reweighting makes"),
         (
             lambda: critical_point(3 * SIX.W, SIX.b + 1, even(), n_steps=1),
-            "critical_point: expected convergence within 1 steps, got gradient_norm",
+            r"critical_point: .*convergence.* within 1 steps, got gradient_norm=.*smaller steps",
         ),
     ],
 )

@@ -26,8 +26,8 @@ from theory.known_coefficients import (
 )
 from theory.langevin_bias import langevin_bias, quadratic_mean
 from theory.learning_coefficient import learning_coefficient
+from theory.newton import flatten
 from theory.phases import polygon_phase
-from theory.potential import flatten
 from toymodels import stream
 
 Z = 4.5

@@ -5,15 +5,16 @@ For toy models of superposition x' = relu(W^T W x + b) on inputs of one or two a
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from theory.checks import check
 from theory.few_active import FewActive
-from theory.potential import DEAD_NORM, GRADIENT_TOLERANCE, flatten, mean_product, mean_square
+from theory.newton import gradient_of, hessian_of, newton
+from theory.potential import DEAD_NORM, mean_product, mean_square
 
 N_NODES = 32  # of the rule for the second magnitude
 ZERO_EIGENVALUE = 1e-10  # relative to the largest: curvature in the share of pairs, down to 1e-8
@@ -64,13 +65,8 @@ def gradient_and_hessian(
 
     At points where L is C^2: no dead column of bias 0, none orthogonal to another of bias 0.
     """
-    m, c = W.shape
-    at = flatten(W, b).detach().double().requires_grad_()
-    value = loss(at[: m * c].view(m, c), at[m * c :], law)
-    (slope,) = torch.autograd.grad(value, at, create_graph=True)
-    eye = torch.eye(len(at), dtype=at.dtype, device=at.device)
-    (hessian,) = torch.autograd.grad(slope, at, eye, is_grads_batched=True)
-    return slope.detach(), (hessian + hessian.T) / 2
+    of_law, W, b = partial(loss, law=law), W.double(), b.double()
+    return gradient_of(of_law, W, b), hessian_of(of_law, W, b)
 
 
 def critical_point(
@@ -80,21 +76,22 @@ def critical_point(
     *,
     n_steps: int = 50,
 ) -> tuple[Float[Tensor, "n_hidden n_features"], Float[Tensor, " n_features"]]:
-    """Returns the critical point of the loss to which Newton's method leads from nearby.
+    """Returns the critical point of the loss to which `newton` leads from nearby.
 
-    Steps -H^+ g leave alone what the loss does not determine. Raises: ValueError: no convergence.
+    Its steps leave alone what the loss does not determine: up to 1e-10 of the largest curvature,
+    as in `curvature`. Raises: ValueError: no convergence within n_steps.
     """
-    W, b = W.detach().double(), b.detach().double()
-    for _ in range(n_steps):
-        slope, hessian = gradient_and_hessian(W, b, law)
-        if float(slope.norm()) < 1e-13:
-            break
-        step = torch.linalg.pinv(hessian, rtol=ZERO_EIGENVALUE, hermitian=True) @ slope
-        W, b = W - step[: W.numel()].view_as(W), b - step[W.numel() :]
-    size = float(gradient_and_hessian(W, b, law)[0].norm())
-    rule, todo = f"convergence within {n_steps} steps", "change the law in smaller steps"
-    check(size <= GRADIENT_TOLERANCE, "critical_point", rule, todo, gradient_norm=size)
-    return W, b
+    of_law = partial(loss, law=law)
+    return newton(
+        partial(gradient_of, of_law),
+        partial(hessian_of, of_law),
+        W,
+        b,
+        rtol=ZERO_EIGENVALUE,
+        n_steps=n_steps,
+        where="critical_point",
+        todo="change the law in smaller steps",
+    )
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from theory.checks import check
+from theory.newton import GRADIENT_TOLERANCE
 from theory.potential import (
     DEAD_NORM,
-    GRADIENT_TOLERANCE,
     SMOOTH_MARGIN,
     ZERO_EIGENVALUE,
     nonsmooth_distance,

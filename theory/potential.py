@@ -1,17 +1,15 @@
 """The exact loss of the toy model of superposition when one uniform feature is active at a time."""
 
-import math
-
 import torch
 from jaxtyping import Float
 from scipy.optimize import minimize
 from torch import Tensor
 
 from theory.checks import check, check_finite
+from theory.newton import flatten, gradient_of, hessian_of, newton, unflatten
 
 # A Hessian is refused where a second derivative jumps within this distance in (W_i . W_j, b_j).
 SMOOTH_MARGIN = 1e-6
-GRADIENT_TOLERANCE = 1e-8  # of a critical point; Newton's method ends near 1e-15
 DEAD_NORM = 1e-9  # of a column that is 0 up to the rounding of Newton's steps
 ZERO_EIGENVALUE = 1e-7  # relative to the largest of a Hessian
 
@@ -56,8 +54,7 @@ def potential_gradient(
     corners = ((W.norm(dim=0) < DEAD_NORM) & (b.abs() < DEAD_NORM)).nonzero()[:5, 0].tolist()
     todo = "give these columns a bias other than 0"
     check(not corners, where, "no dead column of bias 0, a corner of L", todo, columns=corners)
-    at = flatten(W, b).detach().requires_grad_()
-    return torch.autograd.grad(_of_flat(at, *W.shape), at)[0]
+    return gradient_of(_potential, W, b)
 
 
 def potential_hessian(
@@ -75,12 +72,7 @@ def potential_hessian(
     todo = "columns orthogonal to a column of bias 0, dead ones among them, have no Hessian"
     where = "potential_hessian"
     check(distance > SMOOTH_MARGIN, where, rule, todo, nonsmooth_distance=distance)
-    at = flatten(W, b).detach()
-    copies = at.repeat(len(at), 1).requires_grad_()  # one for each row of the Hessian
-    total = _of_flat(copies, *W.shape).sum()
-    slopes = torch.autograd.grad(total, copies, create_graph=True)[0]
-    hessian = torch.autograd.grad(slopes.diagonal().sum(), copies)[0]
-    return (hessian + hessian.T) / 2
+    return hessian_of(_potential, W, b)
 
 
 def nonsmooth_distance(
@@ -106,29 +98,25 @@ def nonsmooth_distance(
 def refine(
     W: Float[Tensor, "n_hidden n_features"], b: Float[Tensor, " n_features"], *, n_steps: int = 50
 ) -> tuple[Float[Tensor, "n_hidden n_features"], Float[Tensor, " n_features"]]:
-    """Returns the critical point (W, b) to which Newton's method leads from nearby.
+    """Returns the critical point of L to which Newton's method leads from nearby; see `newton`.
 
-    Steps are -H^+ g, without the Hessian's null directions. Finds saddles as well as minima.
+    Eigenvalues of the Hessian count as null up to 1e-7 of the largest, as in `phase`. A critical
+    point where L is not C^2 is returned as it came.
 
     Raises:
         ValueError: no critical point within n_steps (says the gradient's norm), or a step onto a
             point where L is not C^2.
     """
-    W, b = W.detach().double(), b.detach().double()
-    slope = math.inf
-    for _ in range(n_steps):
-        gradient = potential_gradient(W, b)
-        slope = float(gradient.norm())
-        if slope < 1e-13:
-            break
-        hessian = potential_hessian(W, b)
-        step = torch.linalg.pinv(hessian, rtol=ZERO_EIGENVALUE, hermitian=True) @ gradient
-        W, b = W - step[: W.numel()].view_as(W), b - step[W.numel() :]
-    slope = min(slope, float(potential_gradient(W, b).norm()))
-    rule = f"convergence to a critical point within {n_steps} steps"
-    todo = "start closer, from the end of a descent"
-    check(slope <= GRADIENT_TOLERANCE, "refine", rule, todo, gradient_norm=slope)
-    return W, b
+    return newton(
+        potential_gradient,
+        potential_hessian,
+        W,
+        b,
+        rtol=ZERO_EIGENVALUE,
+        n_steps=n_steps,
+        where="refine",
+        todo="start closer, from the end of a descent",
+    )
 
 
 def descend(
@@ -141,37 +129,24 @@ def descend(
     see `refine`.
     """
     _check("descend", W, b)
-    m, c = W.shape
+    c = W.shape[1]
 
     def value_and_slope(w):
         at = torch.from_numpy(w).requires_grad_()
-        value = _of_flat(at, m, c)
+        value = _potential(*unflatten(at, c))
         value.backward()
         return float(value.detach()), at.grad.numpy()  # type: ignore[union-attr]
 
     start = flatten(W.detach().double(), b.detach().double()).numpy()
     options = {"gtol": 1e-9, "maxiter": 2000}
     end = torch.from_numpy(minimize(value_and_slope, start, jac=True, options=options).x)
-    W, b = end[: m * c].view(m, c).clone(), end[m * c :].clone()
+    W, b = unflatten(end, c)
     for i in range(c):
         silent_W, silent_b = W.clone(), b.clone()
         silent_W[:, i], silent_b[i] = 0.0, -1.0
         if abs(float(_potential(silent_W, silent_b) - _potential(W, b))) < 1e-13:
             W, b = silent_W, silent_b
     return W, b
-
-
-def flatten(
-    W: Float[Tensor, "n_hidden n_features"], b: Float[Tensor, " n_features"]
-) -> Float[Tensor, " n_params"]:
-    """Returns the parameters as one vector: W row by row, then b."""
-    return torch.cat([W.reshape(-1), b])
-
-
-def _of_flat(w: Tensor, n_hidden: int, n_features: int) -> Tensor:
-    """Returns the potential at w = flatten(W, b), or at many in leading dimensions."""
-    cut = n_hidden * n_features
-    return _potential(w[..., :cut].unflatten(-1, (n_hidden, n_features)), w[..., cut:])
 
 
 def _potential(W: Tensor, b: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from toymodels.dictionary import Dictionary
 from toymodels.distribution import ToyDistribution
 from toymodels.distributions.scaled import Scaled
 from toymodels.model import ToyModel
-from toymodels.superposition_training import descend
+from toymodels.superposition_training import descend, law_of_instance
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +43,7 @@ class Superposition:
 
     def law(self, i: int) -> ToyDistribution:
         """Returns the law that instance `i` was trained on."""
-        check(0 <= i < len(self.W), "Superposition", f"0 <= i < {len(self.W)}", i=i)
-        return self.laws[i * len(self.laws) // len(self.W)]
+        return law_of_instance("Superposition", self.laws, i, len(self.W))
 
     def reconstruction(
         self, x: Float[Tensor, "batch n_features"]

@@ -10,7 +10,7 @@ from torch import Tensor
 from toymodels.checks import check, check_finite
 from toymodels.distribution import ToyDistribution
 from toymodels.superposition import checked_training
-from toymodels.superposition_training import descend
+from toymodels.superposition_training import descend, law_of_instance
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +39,7 @@ class Neurons:
 
     def law(self, i: int) -> ToyDistribution:
         """Returns the law that instance `i` was trained on."""
-        check(0 <= i < len(self.W_in), "Neurons", f"0 <= i < {len(self.W_in)}", i=i)
-        return self.laws[i * len(self.laws) // len(self.W_in)]
+        return law_of_instance("Neurons", self.laws, i, len(self.W_in))
 
     def output(
         self, x: Float[Tensor, "batch n_features"]

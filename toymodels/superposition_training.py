@@ -81,6 +81,14 @@ def descend(
     return Course(torch.tensor(marks), losses, records)
 
 
+def law_of_instance(
+    where: str, laws: tuple[ToyDistribution, ...], i: int, n_instances: int
+) -> ToyDistribution:
+    """Returns the law that instance `i` was trained on: laws[i // (n_instances / n_laws)]."""
+    check(0 <= i < n_instances, where, f"0 <= i < {n_instances}", i=i)
+    return laws[i * len(laws) // n_instances]
+
+
 def draw_(
     x: Float[Tensor, "n_steps n_laws n_features batch"],
     laws: tuple[ToyDistribution, ...],
