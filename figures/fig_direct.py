@@ -81,14 +81,14 @@ OTHERS = (
 RIGHT = ("refined", "direct", "oracle")
 STRESSES = {
     "none": "none",
-    "dense": "4 × as many\nactive",
+    "dense": "4 ×\nactive",
     "triples": "triples",
     "quads": "quads",
-    "wide": "m = 1.5 d",
-    "few m": "told .75 m",
-    "many m": "told 1.25 m",
-    "few n": "told .8 n",
-    "low k'": "told k' - 1",
+    "wide": "m =\n1.5 d",
+    "few m": "told\n.75 m",
+    "many m": "told\n1.25 m",
+    "few n": "told\n.8 n",
+    "low k'": "told\nk' − 1",
 }
 SWEEPS = ("exponents", "samples", "stresses")
 SCORES = ("share", "cosine", "chance", "composites", "rarest", "held", "fvu", "l0")
@@ -117,8 +117,8 @@ class Config:
 CONFIGS = {
     "smoke": Config(
         2,
-        World(16, 48, 40, 1500, l0=1.0, exponent=0.4),
-        Effort(4, 1, 1, sae_steps=200, batch_size=256),
+        World(12, 48, 30, 1500, l0=1.0, exponent=0.4, sizes=(2,)),
+        Effort(2, 1, 1, sae_steps=200, batch_size=256),
         ("nearest", "sae", "refined", "direct", "oracle"),
         (0.4,),
         (1500,),

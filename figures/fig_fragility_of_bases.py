@@ -30,6 +30,7 @@ start alike. A latent found has a cosine above .9.
 Paper: fig:fragility-of-bases. Phases: Chen et al. 2023, arXiv 2310.06301.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 import matplotlib.pyplot as plt
@@ -43,6 +44,7 @@ from figures.fragility_of_bases_runs import (
     RANK_6,
     RARE,
     SPAN,
+    Between,
     Minimum,
     R,
     Rivals,
@@ -52,6 +54,7 @@ from figures.fragility_of_bases_runs import (
     frame,
     minimum_run,
     one_more,
+    pairs_run,
     sae_run,
     switch_run,
     turn_run,
@@ -77,6 +80,7 @@ TRANSITION = 601  # samples at which 5-gon and 6-gon are equally good under the 
 class Config:
     """Worlds; sizes of the changes; probabilities of the rare feature; numbers of samples.
 
+    between: shares of two-feature inputs between which the preferred phase changes by loss.
     tight: whether the energies of the frame, called even, are so.
     """
 
@@ -85,11 +89,12 @@ class Config:
     probs: tuple[float, ...] = (RARE, 1e-3, 3e-3, 0.01, 0.03)
     n_samples: tuple[float, ...] = (200.0, 400.0, 500.0, 560.0, 650.0, 800.0, 2000.0, 1e4, 1e5)
     n_steps: int = 1000
+    between: tuple[float, float] = (0.15, 0.3)
     tight: bool = True
 
 
 CONFIGS = {
-    "smoke": Config(2, (1e-3, 0.01), (0.03,), (1000.0,), n_steps=60),
+    "smoke": Config(2, (1e-3, 0.01), (0.03,), (1000.0,), n_steps=30, between=(0.226, 0.228)),
     "quick": Config(3),
     "paper": Config(8, n_steps=2000),
 }
@@ -111,13 +116,15 @@ def compute(cfg: Config) -> dict[str, np.ndarray]:
         turns = [turn_run(Turn(w, cfg.sizes, tight)) for w in worlds]
         data[f"{name}_turn_by_world"] = np.stack([t["sine"] for t in turns])
         data[f"{name}_bound_by_world"] = np.stack([t["bound"] for t in turns])
-    cells = [(w, *cell) for w in worlds for cell in CELLS]
+    # Nothing is drawn for all pairs alike: what holds in one world holds in all.
+    cells = [(0 if cell[1] == "all pairs" else w, *cell) for w in worlds for cell in CELLS]
     minima = map_cached(minimum_run, [Minimum(*cell, followed(cfg)) for cell in cells])
     for name in minima[0]:
         stacked = np.stack([m[name] for m in minima]).astype(float)
         shape = (cfg.n_worlds, len(CELLS), *stacked.shape[1:])
         data[f"{name}_by_world"] = stacked.reshape(shape)
     switch = map_cached(switch_run, [Rivals(cfg.n_samples)])[0]
+    switch = switch | map_cached(pairs_run, [Between(*cfg.between)])[0]
     data |= {f"switch_{name}": values for name, values in switch.items()}
     data |= _dictionaries(cfg)
     data |= {name: np.array(value) for name, value in _numbers(data).items()}
@@ -313,6 +320,16 @@ def plot(data: dict[str, np.ndarray]) -> Figure:
     return fig
 
 
+def _decades(ax: Axes, name: str = "x") -> None:
+    """Makes an axis logarithmic, with a tick at each power of ten that is in view."""
+    ax.set(**{f"{name}scale": "log"})
+    low, high = sorted(getattr(ax, f"get_{name}lim")())
+    powers = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
+    labels = [f"{10.0**p:,.{max(0, -p)}f}" for p in powers]
+    getattr(ax, f"set_{name}ticks")([10.0**p for p in powers], labels)
+    ax.minorticks_off()
+
+
 def _summary(ax: Axes, data: dict[str, np.ndarray]) -> None:
     never = 0.6  # where the arrows are
     for i, pair in enumerate(summary(data)):
@@ -324,12 +341,12 @@ def _summary(ax: Axes, data: dict[str, np.ndarray]) -> None:
             ax.plot(*place, marker, color=colour, markerfacecolor=face, ms=7)
     ax.set_yticks(range(len(ROWS)), ROWS, fontsize="x-small")
     ax.set_ylim(len(ROWS) - 0.4, -0.6)
-    ax.set_xscale("log")
     ax.set_xlim(data["sizes"][0] / 2, 1.3)
+    _decades(ax)
     ax.set_xlabel(
         "smallest change that changed the basis\n(total variation; ▷ none of those tried)"
     )
-    ax.set_title("Which breaks first?", fontweight="bold")
+    ax.set_title("Which breaks first?")
     for colour, label in ((WEIGHTS, "weights"), (DICTIONARY, "dictionary of an SAE")):
         ax.plot([], [], "o", color=colour, ms=7, label=label)
     ax.legend(loc="center left", bbox_to_anchor=(0.02, 0.73), frameon=True, fontsize=7)
@@ -348,11 +365,11 @@ def _turns(ax: Axes, data: dict[str, np.ndarray]) -> None:
     ax.axhline(CHANCE_TURN, color="#777777", ls="-.", lw=0.9)
     ax.axhline(data["chance_by_world"].mean(), color="#777777", ls="-.", lw=0.9)
     ax.text(x[0], 0.95, "chance", va="bottom", color="#777777", fontsize=7)
-    ax.set_xscale("log")
+    _decades(ax)
     ax.set_ylim(-0.02, 1.12)
     ax.set_xlabel("change of the law (total variation)")
     ax.set_ylabel("sine of the turn")
-    ax.set_title("Turn of the directions", fontweight="bold")
+    ax.set_title("Turn of the directions")
     ax.legend(loc="center left", bbox_to_anchor=(0.0, 0.46), fontsize=7, frameon=True)
 
 
@@ -369,11 +386,12 @@ def _ranks(ax: Axes, data: dict[str, np.ndarray]) -> None:
     for name, style, label in (("reweighted", "o-", "reweighted"), ("grown", "s--", "new pairs")):
         share = data[f"{name}_found_by_world"] / base - 1
         _line(ax, data["sizes"], share, DICTIONARY, style, f"SAE, {label}")
-    ax.set_xscale("log")
+    _decades(ax)
     ax.set_ylim(-0.3, 0.5)
+    ax.set_yticks([-0.2, 0, 0.2, 0.4])
     ax.set_xlabel("change of the law (total variation)")
     ax.set_ylabel("relative change")
-    ax.set_title("Number of directions", fontweight="bold")
+    ax.set_title("Number of directions")
     ax.legend(loc="upper left", fontsize=7, ncols=1)
 
 
@@ -384,12 +402,12 @@ def _rare(ax: Axes, data: dict[str, np.ndarray]) -> None:
         ax.plot(x, gains[:, i, 1].mean(0), style, color=DICTIONARY, lw=1.2, label=f"SAE: {place}")
     kappa = float(data["kappa"])
     ax.axvline(kappa, color=WEIGHTS, lw=0.9, ls=":")
-    ax.text(kappa, 1.09, r" $\kappa p$", color=WEIGHTS)
-    ax.set_xscale("log")
+    ax.text(kappa, 1.09, " κp", color=WEIGHTS)
+    _decades(ax)
     ax.set_ylim(-0.06, 1.2)
     ax.set_xlabel("probability of the rare feature")
     ax.set_ylabel("directions gained (SAE: share of worlds)")
-    ax.set_title("A rare feature becomes common", fontweight="bold")
+    ax.set_title("A rare feature becomes common")
     ax.legend(loc="center left", bbox_to_anchor=(0.0, 0.63), fontsize=7)
 
 
@@ -404,11 +422,11 @@ def _places(ax: Axes, data: dict[str, np.ndarray]) -> None:
         else:
             ax.plot(x, foretold.mean(0), "-", color="#777777", lw=0.9)
     ax.plot([], [], "-", color="#777777", label="implicit function theorem")
-    ax.set_xscale("log")
-    ax.set_yscale("log")
+    _decades(ax)
+    _decades(ax, "y")
     ax.set_xlabel("change of the law (total variation)")
-    ax.set_ylabel(r"movement $|\Delta w|/|w|$ modulo rotations")
-    ax.set_title("Place of the minimum (5-gon)", fontweight="bold")
+    ax.set_ylabel("movement |Δw| / |w| modulo rotations")
+    ax.set_title("Place of the minimum (5-gon)")
     ax.legend(loc="lower right", fontsize=7)
 
 
@@ -420,11 +438,12 @@ def _switch(ax: Axes, data: dict[str, np.ndarray]) -> None:
     ax.plot(n, data["switch_kl"], ":", color="#777777", label="KL of the same law, nats")
     ax.axvline(TRANSITION, color="#777777", lw=0.8)
     ax.text(TRANSITION, 0.078, " 5-gon | 6-gon", fontsize=7, color="#777777", ha="center", va="top")
-    ax.set_xscale("log")
+    _decades(ax)
     ax.set_ylim(0, 0.08)
+    ax.set_yticks([0, 0.02, 0.04, 0.06, 0.08])
     ax.set_xlabel("number of samples n")
     ax.set_ylabel("distance to the switch (total variation)")
-    ax.set_title("Reweighting that switches the phase", fontweight="bold")
+    ax.set_title("Reweighting that switches the phase")
     ax.legend(loc="center right", bbox_to_anchor=(1.0, 0.4), fontsize=7)
 
 

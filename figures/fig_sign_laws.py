@@ -45,7 +45,7 @@ class Config:
 
 
 CONFIGS = {
-    "smoke": Config(1, n_steps=100, n_read=6),
+    "smoke": Config(2, n_steps=100, n_read=6),
     "quick": Config(3),
     "paper": Config(8, n_steps=2000, n_read=150),
 }

@@ -65,7 +65,7 @@ class Config:
 
 
 CONFIGS = {
-    "smoke": Config(1, (0.0, 1.0), (0, 8), n_steps=100, n_exact=40, n_read=6),
+    "smoke": Config(2, (0.0, 1.0), (0, 8), n_steps=100, n_exact=40, n_read=6),
     "quick": Config(3),
     "paper": Config(8, n_steps=2000, n_exact=4000, n_read=150),
 }

@@ -91,14 +91,14 @@ CONFIGS = {
         (1.0, 0.03),
         (0.03,),
         (16, 4),
-        (1, 2, 4),
+        (1, 4),
         (300, 10_000),
         ((0.0, 16), (0.0, 8)),
         plane_ks=(1, 2),
         n_samples=2_000,
-        n_network=300,
-        n_sae=200,
-        n_starts=2,
+        n_network=200,
+        n_sae=150,
+        n_starts=1,
     ),
     "quick": Config(3),
     "paper": Config(8, n_network=3000, n_sae=1000),
@@ -338,7 +338,7 @@ def _sparsity(ax: Axes, data: dict[str, np.ndarray], kind: str, title: str) -> N
         xscale="log", xlabel="density (rarer \u2192)", title=title, ylim=(-0.1, 1.6 * found.max())
     )
     ax.set_xticks(density, [f"{p:g}" for p in density])
-    ax.set_xticks([], minor=True)
+    ax.minorticks_off()
     ax.invert_xaxis()
     ax.legend(fontsize=7, loc="upper left")
 
@@ -361,6 +361,8 @@ def _samples(ax: Axes, data: dict[str, np.ndarray]) -> None:
             ax.plot(data["sizes"], side[:, i].T, ".", color=READERS[i], ms=3, alpha=0.35)
     ax.axhline(1, color="black", lw=0.8)
     ax.set(xscale="log", xlabel="samples N", ylabel="over width (1 complete)")
+    ax.set_xticks(data["sizes"], [f"{n:,}" for n in data["sizes"]])
+    ax.minorticks_off()
     ax.set_title("linear readers: found (\u2014), determined (- -)")
     ax.set_ylim(0, 1.5 * y.max())
     ax.legend(fontsize=7, ncols=2, loc="upper left")
@@ -394,6 +396,9 @@ def _common(ax: Axes, data: dict[str, np.ndarray]) -> None:
     ax.plot(ends, ends, color="black", lw=0.8, label="as many as G3 allows")
     ax.set(xscale="log", yscale="log", xlabel="G3's bound", ylabel="common features found")
     ax.set(title="how common they can be", ylim=(3, 100), xlim=(3, 2000))
+    ax.set_xticks([10, 100, 1000], ["10", "100", "1,000"])
+    ax.set_yticks([3, 10, 30, 100], ["3", "10", "30", "100"])
+    ax.minorticks_off()
     ax.legend()
 
 

@@ -1,5 +1,4 @@
-"""The weights decide what a meta-SAE throws away; the best for finding atoms are not the best
-for refitting them.
+"""Weights decide what a meta-SAE discards: uniform ones find the atoms, energies refit them.
 
 Composites of 2 and 3 of 64 atoms fire by a Zipf law, each with a scale of its own; their rows are
 estimated by least squares from noisy data with known codes, so a rare one has a noisy row. A

@@ -242,7 +242,6 @@ def switch_run(run: Rivals) -> dict[str, np.ndarray]:
     tv, kl, reverse_kl: the parameters fixed, in closed form.   by_search: the same KL by general
     constrained minimisation over all laws.   second: total variation, the 6-gon's response taken
     into account to second order.   refined: with both minima found anew at each law on the way.
-    pairs_by_loss: the share of two-feature inputs at which the losses are equal, minima found anew.
     """
     five, six, even = polygon(5), polygon(6), even_law()
     gains = single_losses(five.W, five.b) - single_losses(six.W, six.b)
@@ -278,15 +277,28 @@ def switch_run(run: Rivals) -> dict[str, np.ndarray]:
         distance = found.distance
         results.append((found.least_tv, distance.kl, distance.reverse_kl, searched, tv[0], tv[1]))
     names = ("tv", "kl", "reverse_kl", "by_search", "second", "refined")
-    columns = dict(zip(names, np.array(results).T, strict=True))
-    pairs = (1 - torch.eye(N_COLUMNS, dtype=torch.float64)) / (N_COLUMNS * last)
+    return dict(zip(names, np.array(results).T, strict=True))
+
+
+@dataclass(frozen=True)
+class Between:
+    """Two shares of two-feature inputs: by loss the 6-gon is preferred at one of them only."""
+
+    low: float
+    high: float
+
+
+def pairs_run(run: Between) -> dict[str, np.ndarray]:
+    """Returns the share of two-feature inputs at which the losses are equal, minima found anew."""
+    five, six, even = polygon(5), polygon(6), even_law()
+    pairs = (1 - torch.eye(N_COLUMNS, dtype=torch.float64)) / (N_COLUMNS * (N_COLUMNS - 1))
 
     def lead(share: float) -> float:
         law = even.with_pairs(share, pairs)
         return _loss(five, law) - _loss(six, law)
 
-    share = float(brentq(lead, 0.15, 0.3, xtol=1e-3))  # type: ignore[arg-type]
-    return columns | {"pairs_by_loss": np.array(share)}
+    share = float(brentq(lead, run.low, run.high, xtol=1e-3))  # type: ignore[arg-type]
+    return {"pairs_by_loss": np.array(share)}
 
 
 def _loss(start: Phase, law: FewActive) -> float:

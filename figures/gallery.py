@@ -13,15 +13,18 @@ def write_gallery(out: Path, names: list[str]) -> Path:
     The page is self-contained (images inside, no script, nothing fetched) and depends on these
     files only. Figures that have none are listed as not drawn.
     """
-    cards, missing = [], []
+    cards, entries, missing = [], [], []
     for name in names:
         record, png = out / f"{name}.run.json", out / f"{name}.png"
         if record.exists() and png.exists():
-            cards.append(_card(json.loads(record.read_text()), png.read_bytes(), out))
+            made = json.loads(record.read_text())
+            cards.append(_card(made, png.read_bytes(), out))
+            title = html.escape(made["claim"].partition("\n")[0])
+            entries.append(f'<li><a href="#{html.escape(made["name"])}">{title}</a></li>')
         else:
             missing.append(f"<code>{html.escape(name)}</code>")
     note = f"<p>Not drawn yet, or refused: {', '.join(missing)}</p>" if missing else ""
-    page = _PAGE.format(style=_STYLE, cards="\n".join(cards), note=note, n_figures=len(cards))
+    page = _PAGE.format(style=_STYLE, entries="\n".join(entries), cards="\n".join(cards), note=note)
     path = out / "index.html"
     scratch = path.with_name(f".index.html.{os.getpid()}.tmp")
     scratch.write_text(page)
@@ -64,7 +67,8 @@ _CARD = """<article id="{name}">
 <h2>{title}</h2>
 <img src="data:image/png;base64,{image}" alt="{alt}">
 {claim}
-<div class="tables">{margins}{numbers}</div>
+<details><summary>Margins of the check, and numbers</summary>
+<div class="tables">{margins}{numbers}</div></details>
 <footer><code>{name}</code> · {links} · {made} · configuration <code>{config_hash}</code></footer>
 </article>"""
 
@@ -78,8 +82,11 @@ _PAGE = """<!doctype html>
 </head>
 <body>
 <header><h1>SAE testbed: figures</h1>
-<p>Figures: {n_figures}. Each one's claim was checked on its data before it was drawn.</p>
-{note}</header>
+<p>Each figure's claim was checked on its data before it was drawn.</p>
+{note}
+<ol>
+{entries}
+</ol></header>
 <main>
 {cards}
 </main>
@@ -95,22 +102,25 @@ _STYLE = """
 * { box-sizing: border-box }
 body { margin: 0; background: var(--page); color: var(--ink);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif }
-header, main { max-width: 1280px; margin: 0 auto; padding: 1rem }
+header, main { max-width: 1180px; margin: 0 auto; padding: 1rem }
 h1 { margin: 1rem 0 0; font-size: 1.5rem } header p { color: var(--pale); margin: .25rem 0 0 }
-main { display: grid; gap: 1.25rem;
-  grid-template-columns: repeat(auto-fill, minmax(min(100%, 34rem), 1fr)) }
+ol { columns: 2 24rem; gap: 2rem; padding-left: 1.6rem; font-size: .9rem }
+li { break-inside: avoid; padding-bottom: .2rem }
 article { background: var(--card); border: 1px solid var(--line); border-radius: 12px;
-  padding: 1.25rem; min-width: 0; display: flex; flex-direction: column }
-h2 { font-size: 1.08rem; line-height: 1.35; margin: 0 0 .75rem }
-img { width: 100%; height: auto; background: #fff; border-radius: 8px; padding: 6px }
-article > p { margin: .75rem 0 0; overflow-wrap: anywhere }
+  padding: 1.25rem; margin-bottom: 1.25rem }
+h2 { font-size: 1.15rem; line-height: 1.35; margin: 0 0 .75rem }
+img { display: block; max-width: 100%; height: auto; margin: 0 auto; background: #fff;
+  border-radius: 8px; padding: 6px }
+article > p { margin: .75rem auto 0; max-width: 46rem; overflow-wrap: anywhere }
+details { margin: .75rem auto 0; max-width: 46rem; font-size: .9rem }
+summary { color: var(--pale); cursor: pointer }
 .tables { display: flex; flex-wrap: wrap; align-items: flex-start; gap: 0 2rem }
 table { border-collapse: collapse; margin-top: .75rem; font-size: .85rem; flex: 1 1 14rem }
 caption { text-align: left; color: var(--pale); padding-bottom: .25rem }
 th { text-align: left; font-weight: 400; overflow-wrap: anywhere }
 td { text-align: right; font-variant-numeric: tabular-nums; padding-left: 1rem }
 tr { border-top: 1px solid var(--line) }
-footer { margin-top: auto; padding-top: .9rem; font-size: .8rem; color: var(--pale);
+footer { max-width: 46rem; margin: 0 auto; padding-top: .9rem; font-size: .8rem; color: var(--pale);
   overflow-wrap: anywhere }
 a { color: var(--link) }
 """

@@ -408,8 +408,10 @@ def test_the_gallery_needs_nothing_but_itself(folder, tmp_path):
     page.feed(text)
     assert len(page.sources) == 1
     assert page.sources[0].startswith("data:image/png;base64,")
-    assert page.links == [f"fig_tiny.{suffix}" for suffix in ("pdf", "npz", "run.json")]
-    assert all((out / link).exists() for link in page.links)
+    files = [f"fig_tiny.{suffix}" for suffix in ("pdf", "npz", "run.json")]
+    assert page.links == ["#fig_tiny", *files]
+    assert '<article id="fig_tiny">' in text
+    assert all((out / file).exists() for file in files)
     assert page.alts == ["fig_tiny: Parabolas open upwards <everywhere>."]
     assert not re.search(r"https?://|@import|url\(", text)
     assert not page.tags & {"script", "link", "iframe", "object"}
