@@ -10,7 +10,7 @@ import torch
 
 from sae.checks import check
 
-NUMERICS_VERSION = 3  # bumped by whoever changes what a run computes; old runs are then not found
+NUMERICS_VERSION = 4  # bumped by whoever changes what a run computes; old runs are then not found
 
 
 def describe(value: object, where: str = "config") -> object:

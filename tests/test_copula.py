@@ -46,10 +46,12 @@ def joint_by_conditioning(p, q, r):
 
 CORRELATIONS = [0.3, -0.3, 0.95, -0.95, 1e-4, 1 - 1e-4, 1 - 1e-8, -1 + 1e-4]
 PROBS = [(0.3, 0.3), (0.9, 0.2), (1e-7, 1e-7), (1e-7, 0.02), (1e-4, 1.001e-4), (0.999, 1e-3)]
+PROBS += [(0.875, 0.0546875)]
+OPPOSITE = (1e-6, 1 - 1.001e-6)  # here P(both) says little of r
 
 
 @pytest.mark.parametrize("r", CORRELATIONS)
-@pytest.mark.parametrize(("p", "q"), PROBS)
+@pytest.mark.parametrize(("p", "q"), [*PROBS, OPPOSITE])
 def test_the_joint_probability_keeps_its_digits(p, q, r):
     """Relative error 1e-10, also where P(both) is 1e-40; below that, absolute error 1e-50."""
     exact = float(joint_by_conditioning(p, q, r))
@@ -62,6 +64,15 @@ def test_at_one_half_the_joint_probability_is_an_angle(r):
     """P(Z1 > 0, Z2 > 0) = 1/4 + asin(r) / (2 pi) (Sheppard)."""
     found = float(joint_prob(f64(0.5), f64(0.5), f64(r)))
     assert found == pytest.approx(0.25 + math.asin(r) / (2 * math.pi), abs=1e-14)
+
+
+@given(st.floats(1, 15), st.floats(-1, 1), st.floats(0, 6), st.sampled_from([-1e-300, 1e-300]))
+def test_almost_independent_features_fire_together_by_the_product(digits, side, nearness, r):
+    """p = 10^-digits and q near 1 - p, where the integrand is a layer as narrow as one likes."""
+    p = 10**-digits
+    q = 1 - p * (1 + side * 10**-nearness / 2)
+    found = float(joint_prob(f64(p), f64(q), f64(r)))
+    assert found == pytest.approx(p * q, rel=1e-10)
 
 
 @given(tms.probs(), tms.probs(), st.floats(-1, 1), st.floats(-1, 1))

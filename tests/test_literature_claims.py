@@ -20,6 +20,7 @@ from theory.claims._nested import Nested, minimisers, partitions, solutions, wor
 from theory.claims._one_latent import Codes, losses, two_features
 from theory.compressibility import fve, surrogate_p_value
 from theory.hedging import hedging
+from theory.nonnegative import nonnegative_least_squares as nnls
 from toymodels import Dictionary, stream
 
 # H1: nested dropout on one-sparse worlds.
@@ -210,7 +211,7 @@ def test_loss_of_limited_codes_against_nnls(law, angle):
     expected = 0.0
     for prob, code in zip(law.probs().tolist(), law.codes().numpy(), strict=True):
         supports = itertools.combinations(range(n), law.k)
-        errors = [scipy.optimize.nnls(rows[list(s)].numpy().T, code)[1] ** 2 for s in supports]
+        errors = [nnls(rows[list(s)].numpy().T, code)[1] ** 2 for s in supports]
         expected += prob * min(errors)
     assert h8.loss(law, rows) == pytest.approx(expected, abs=1e-9)
 

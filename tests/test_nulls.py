@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.linalg import qr
-from scipy.optimize import linear_sum_assignment, nnls
+from scipy.optimize import linear_sum_assignment
 
 from theory import (
     amortisation,
@@ -36,6 +36,7 @@ from theory import (
     stability,
     surrogate_p_value,
 )
+from theory.nonnegative import nonnegative_least_squares as nnls
 from toymodels import stream
 
 ALPHA = 1e-10

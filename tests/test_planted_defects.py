@@ -376,8 +376,8 @@ DEFECTS = (
     Defect(
         "the norm of an NNLS residual instead of its square",
         "theory/amortisation.py",
-        "nnls(atoms[mask].T, targets[i])[1] ** 2",
-        "nnls(atoms[mask].T, targets[i])[1]",
+        "nonnegative_least_squares(atoms[mask].T, targets[i])[1] ** 2",
+        "nonnegative_least_squares(atoms[mask].T, targets[i])[1]",
         "tests/test_amortisation.py::test_parts_against_full_search",
     ),
     Defect(

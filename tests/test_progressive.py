@@ -8,9 +8,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.optimize import nnls
 
 from theory.isotropic import isotropic_rows
+from theory.nonnegative import nonnegative_least_squares as nnls
 from theory.progressive import prefix_errors, progressive
 from toymodels import orthonormal, stream
 

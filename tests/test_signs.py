@@ -8,8 +8,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.optimize import nnls
 
+from theory.nonnegative import nonnegative_least_squares as nnls
 from theory.signs import refitted, sign_consistency, sign_necessity, sign_scores
 from theory.statistics import hoeffding_radius
 from toymodels import orthonormal, polygon, stream

@@ -8,9 +8,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.optimize import nnls
 
 from theory import best_support, isotropic_rows, omp, r_squared
+from theory.nonnegative import nonnegative_least_squares as nnls
 from toymodels import stream
 
 seeds = st.integers(0, 2**32 - 1)

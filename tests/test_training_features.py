@@ -6,7 +6,6 @@ import itertools
 import math
 
 import pytest
-import scipy.optimize
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,6 +39,7 @@ from sae.evaluation import HeldOut, evaluate
 from sae.member import coefficient_name
 from sae.resampling import resample_
 from sae.train import TrainingStopped
+from theory.nonnegative import nonnegative_least_squares as nnls
 from toymodels import strategies as tms
 from toymodels import stream
 
@@ -774,7 +774,7 @@ def refit_gain(sae, data, seed):
     for row, latents in zip((x - b_dec).double(), sae.encode(x).detach(), strict=True):
         active = latents.nonzero()[:, 0]
         if 0 < len(active) <= rows.shape[1] // 2:  # fewer than would fit anything
-            best = scipy.optimize.nnls(rows[active].T.numpy(), row.numpy())[0]
+            best = nnls(rows[active].T.numpy(), row.numpy())[0]
             refitted, own = refitted + best.sum(), own + float(latents[active].sum())
     return refitted / own
 

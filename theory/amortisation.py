@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from scipy.optimize import nnls
 from torch import Tensor
 
 from theory.checks import check, check_finite, check_generator
+from theory.nonnegative import nonnegative_least_squares
 from theory.signs import refitted
 from theory.sparse_coding import omp
 
@@ -121,7 +121,7 @@ def _refit_errors(
     errors = np.square(targets).sum(1)
     for i, mask in enumerate(masks):
         if mask.any():
-            errors[i] = nnls(atoms[mask].T, targets[i])[1] ** 2
+            errors[i] = nonnegative_least_squares(atoms[mask].T, targets[i])[1] ** 2
     return torch.from_numpy(errors).to(y.device)
 
 

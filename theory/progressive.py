@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy.optimize import nnls
 from torch import Tensor
 
 from theory.checks import check, check_finite
+from theory.nonnegative import nonnegative_least_squares
 
 RISE = 1e-9  # a smaller rise of fvu, relative to max(1, fvu), is rounding
 NULL_DRAWS = 8  # random orders that the null of a refitted curve is averaged over
@@ -174,7 +174,7 @@ def _nonnegative(
     residuals = targets.copy()
     for i, mask in enumerate(masks):
         if mask.any():
-            residuals[i] -= nnls(atoms[mask].T, targets[i])[0] @ atoms[mask]
+            residuals[i] -= nonnegative_least_squares(atoms[mask].T, targets[i])[0] @ atoms[mask]
     return torch.from_numpy(residuals).to(y.device)
 
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
-from scipy.optimize import nnls
 from torch import Tensor
 
 from theory.checks import check, check_finite, check_generator
+from theory.nonnegative import nonnegative_least_squares
 
 NULL_DRAWS = 16
 
@@ -163,7 +163,7 @@ def _beyond_cone(
     atoms, distance = rows.cpu().numpy(), 0.0
     for p, mask in zip(projections.cpu().numpy(), support.cpu().numpy(), strict=True):
         if mask.any():
-            distance += nnls(atoms[mask].T, p)[1] ** 2
+            distance += nonnegative_least_squares(atoms[mask].T, p)[1] ** 2
     return distance
 
 

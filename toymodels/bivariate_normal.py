@@ -127,8 +127,12 @@ def _density(h: Tensor, k: Tensor, psi: Tensor) -> Tensor:
     return torch.exp(-exponent) / (2 * math.pi)
 
 
-def _tanh_sinh(step: float = 1 / 16, reach: float = 3.25) -> tuple[list[float], list[float]]:
-    """Returns nodes in (0, 1), exact to their last digit near 0, and their weights."""
+def _tanh_sinh(step: float = 1 / 40, reach: float = 3.25) -> tuple[list[float], list[float]]:
+    """Returns nodes in (0, 1), exact to their last digit near 0, and their weights.
+
+    Where r < 0 and p + q is near 1, f rises from 0 to its value within psi of order |h + k|. The
+    step is set by that: 1/32 leaves a relative error of 8e-11 there, 1/16 one of 2e-7.
+    """
     nodes, weights = [], []
     for i in range(-round(reach / step), round(reach / step) + 1):
         t = i * step

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 from jaxtyping import Float
-from scipy.optimize import nnls
 from torch import Tensor
 
 from theory.claims._claim import Claim, Comparisons, Mutant, at_most, equal
 from theory.claims._codes import any_rows
+from theory.nonnegative import nonnegative_least_squares
 from theory.signs import refitted, sign_necessity, sign_scores
 from toymodels import Dictionary
 
@@ -54,8 +54,8 @@ def compare(instance: Signed) -> Comparisons:
     support = torch.ones(len(x), len(half), dtype=torch.bool)
     projected = refitted(x, support, half, zero) @ half
     left = float((x - projected).square().sum())
-    rays = sum(nnls(half.numpy().T, row)[1] ** 2 for row in x.numpy())
-    cones = sum(nnls(half.numpy().T, row)[1] ** 2 for row in projected.numpy())
+    rays = sum(nonnegative_least_squares(half.numpy().T, row)[1] ** 2 for row in x.numpy())
+    cones = sum(nonnegative_least_squares(half.numpy().T, row)[1] ** 2 for row in projected.numpy())
     basis = torch.eye(codes.shape[1], dtype=torch.float64)
     plus, minus = codes.clamp(min=0).square().sum(0), codes.clamp(max=0).square().sum(0)
     used = plus + minus > 0
