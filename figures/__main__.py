@@ -18,8 +18,10 @@ HERE = Path(__file__).resolve().parent
 class Options:
     """Makes the figures, or says something about them."""
 
-    names: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Figures to make; all of them if none is named."""
+    names: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[FIGURE ...]")
+    ] = ()
+    """Figures to make, e.g. fig_recovery; all of them if none is named."""
     preset: Literal["smoke", "quick", "paper"] = "quick"
     """How large the runs are."""
     jobs: int = 2
@@ -46,6 +48,8 @@ def main(arguments: list[str] | None = None, folder: Path = HERE) -> int:
             raise ValueError(f"figures: expected jobs >= 1, got jobs={options.jobs}")
         prefix = "bench_" if options.bench else "fig_"
         scripts = runner.select(runner.discover(folder, prefix), options.names)
+        if not (options.list_ or options.compare or options.bench):
+            runner.make_folder(options.out)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2

@@ -29,6 +29,7 @@ from matplotlib.figure import Figure
 
 from figures.runner import PRESETS
 from figures.runs import ROOT, device, require, tally
+from sae.durable import DiskError
 from sae.store import NUMERICS_VERSION, describe, digest
 
 STYLE = Path(__file__).with_name("paper.mplstyle")
@@ -222,6 +223,8 @@ def _main(script: str, preset: str, out: str, result: str) -> None:
         record = draw(Path(script), preset, Path(out))
     except Refused as error:
         status, message = "refused", str(error)
+    except DiskError as error:  # says what to do; where it was raised says nothing more
+        status, message = "crashed", f"{error}, as the value of SAE_TESTBED_RUNS"
     except Exception:
         status, message = "crashed", traceback.format_exc()
     answer = {"status": status, "message": message, "record": record}

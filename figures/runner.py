@@ -39,14 +39,13 @@ def select(known: dict[str, Path], names: tuple[str, ...]) -> dict[str, Path]:
 
 def listing(folder: Path, out: Path) -> str:
     """Returns one line per figure: seconds per preset where known, first line of its docstring."""
-    lines = [
-        f"{'figure':<28}" + "".join(f"{preset:>8}" for preset in PRESETS) + "   seconds; claim"
-    ]
+    lines = [f"{'figure':<28}" + "".join(f"{preset:>8}" for preset in PRESETS) + "   claim"]
     seconds = {preset: known_seconds(folder, out, preset) for preset in PRESETS}
     for name, script in discover(folder).items():
         times = [seconds[preset].get(name) for preset in PRESETS]
         columns = "".join(f"{'-' if t is None else format(t, '.1f'):>8}" for t in times)
         lines.append(f"{name:<28}{columns}   {_first_line(script)}")
+    lines.append("Seconds at each preset when nothing is stored; - where none were measured.")
     return "\n".join(lines)
 
 
@@ -66,15 +65,30 @@ def known_seconds(folder: Path, out: Path, preset: str) -> dict[str, float]:
     return seconds
 
 
+def make_folder(out: Path) -> None:
+    """Makes the folder of the figures, unless it is there.
+
+    Raises:
+        ValueError: it cannot be made, or nothing can be written in it.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        got = f"got out={str(out)!r} ({error.strerror}); choose another one with --out"
+        raise ValueError(f"figures: expected a folder that can be written, {got}") from error
+
+
 def make(folder: Path, scripts: dict[str, Path], preset: str, jobs: int, out: Path) -> int:
     """Makes the figures, longest first, `jobs` at a time; returns how many were not drawn.
 
-    Each figure has a process with one thread. What a refused or crashed figure left in `out` from
-    an earlier time is removed: `out` holds only figures whose check held when last run. The
-    gallery <out>/index.html is written at the end, also after an interruption, which stops the
-    processes; finished runs stay stored.
+    `out` is a folder (see `make_folder`). Each figure has a process with one thread. What a refused
+    or crashed figure left in `out` from an earlier time is removed: `out` holds only figures whose
+    check held when last run. The gallery <out>/index.html is written at the end, if there is
+    anything to show or to take back, also after an interruption, which stops the processes;
+    finished runs stay stored.
     """
-    out.mkdir(parents=True, exist_ok=True)
     seconds = known_seconds(folder, out, preset)
     waiting = sorted(scripts, key=lambda name: -seconds.get(name, float("inf")))
     running: list[_Child] = []
@@ -96,9 +110,11 @@ def make(folder: Path, scripts: dict[str, Path], preset: str, jobs: int, out: Pa
     finally:
         for child in running:
             child.stop()
-        gallery = write_gallery(out, list(discover(folder)))
+        see = ""
+        if any(out.glob("*.run.json")) or (out / "index.html").exists():
+            see = f"; see {write_gallery(out, list(discover(folder)))}"
     verdict = f"not drawn: {', '.join(failed)}" if failed else "all drawn"
-    print(f"{time.perf_counter() - start:.0f} s, {verdict}; see {gallery}", flush=True)
+    print(f"{time.perf_counter() - start:.0f} s, {verdict}{see}", flush=True)
     return len(failed)
 
 
@@ -206,7 +222,7 @@ def _print_indented(text: str) -> None:
 def _record(out: Path, name: str) -> dict:
     try:
         return json.loads((out / f"{name}.run.json").read_text())
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return {}
 
 

@@ -20,6 +20,8 @@ from sae.architectures.topk import TopK
 from sae.base import SAE
 from sae.checks import check, check_finite
 
+_WHICH = "give the folder that holds the settings and the weights"
+
 
 def rebuilt(tensors: dict[str, Tensor], k: int | None = None, *, signed: bool = False) -> SAE:
     """Returns the SAE that these tensors, under our names, and k belong to; they say which."""
@@ -75,22 +77,24 @@ def setting(where: str, config: dict[str, Any], name: str, kind: Any, default: A
 
 def read_settings(where: str, path: Path) -> dict[str, Any]:
     """Returns the JSON object in a file; raises ValueError if there is none."""
-    check(path.is_file(), where, f"a file {path.name}", path=str(path))
+    check(path.is_file(), where, f"a file {path.name}", _WHICH, path=str(path))
+    again = "copy or save it again"
     try:
         config = json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{where}: expected JSON in {path}, got {error}") from error
-    check(isinstance(config, dict), where, f"a JSON object in {path.name}", path=str(path))
+        todo = f"truncated or not JSON: {again}"
+        raise ValueError(f"{where}: expected JSON in {path}, got {error}; {todo}") from error
+    check(isinstance(config, dict), where, f"a JSON object in {path.name}", again, path=str(path))
     return config
 
 
 def read_tensors(where: str, path: Path) -> dict[str, Tensor]:
     """Returns the tensors of a safetensors file; raises ValueError if it is not a whole one."""
-    check(path.is_file(), where, f"a file {path.name}", path=str(path))
+    check(path.is_file(), where, f"a file {path.name}", _WHICH, path=str(path))
     try:
         return safetensors.torch.load(path.read_bytes())
     except SafetensorError as error:
-        todo = "truncated or not safetensors"
+        todo = "truncated or not safetensors: copy or save it again"
         raise ValueError(f"{where}: expected tensors in {path}, got {error}; {todo}") from error
 
 

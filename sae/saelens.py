@@ -28,6 +28,7 @@ from sae.architectures.tied import TiedReLU
 from sae.architectures.topk import TopK
 from sae.base import SAE
 from sae.checks import check, check_size
+from sae.durable import disk_errors
 from sae.exchange import (
     centred_input,
     check_tensors,
@@ -88,6 +89,7 @@ def to_saelens(sae: SAE, path: str | Path) -> None:
     Raises:
         ValueError: `path` exists, or an architecture without a counterpart: TiedLinear and
             SignedMultiTopK, whose latents have any sign, and whatever is not of this package.
+        DiskError: the disk is full, or nothing can be written at `path`.
     """
     path = Path(path)
     rule = f"one of {sorted(cls.__name__ for cls in COUNTERPARTS)}"
@@ -98,7 +100,9 @@ def to_saelens(sae: SAE, path: str | Path) -> None:
         "SAELens has no counterpart of this one",
         architecture=type(sae).__name__,
     )
-    check(not path.exists(), "to_saelens", "a new path", "choose another one", path=str(path))
+    doing = "write the SAE"
+    with disk_errors("to_saelens", doing, path):
+        check(not path.exists(), "to_saelens", "a new path", "choose another one", path=str(path))
     name, training = COUNTERPARTS[type(sae)]
     dtype = str(sae.W_dec.dtype).removeprefix("torch.")
     check(dtype in DTYPES, "to_saelens", f"a dtype of {list(DTYPES)}", dtype=dtype)
@@ -137,13 +141,15 @@ def to_saelens(sae: SAE, path: str | Path) -> None:
             "stop_on_duplicate_support": sae.stop_on_repeat,
         }
     scratch = path.with_name(f".{path.name}.{secrets.token_hex(6)}.new")
-    scratch.mkdir(parents=True)
-    try:
-        (scratch / WEIGHTS).write_bytes(data)
-        (scratch / SETTINGS).write_text(json.dumps(config, indent=1, allow_nan=False) + "\n")
-        os.rename(scratch, path)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    text = json.dumps(config, indent=1, allow_nan=False) + "\n"
+    with disk_errors("to_saelens", doing, path):
+        scratch.mkdir(parents=True)
+        try:
+            (scratch / WEIGHTS).write_bytes(data)
+            (scratch / SETTINGS).write_text(text)
+            os.rename(scratch, path)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def from_saelens(path: str | Path) -> SAE:
@@ -163,6 +169,8 @@ def from_saelens(path: str | Path) -> SAE:
     """
     where, path = "from_saelens", Path(path)
     config = read_settings(where, path / SETTINGS)
+    todo = "save of this package wrote it: use load or load_any"
+    check("sha256" not in config, where, f"a {SETTINGS} of SAELens", todo, path=str(path))
     metadata = config.get("metadata")
     version = config.get("sae_lens_version") or (
         metadata.get("sae_lens_version") if isinstance(metadata, dict) else None

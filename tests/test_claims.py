@@ -148,6 +148,7 @@ def toy(compare, **changes):
         "paper_label": "eq:toy",
         "strategy": numbers,
         "compare": compare,
+        "mutants": (Mutant("none", "nothing holds", lambda _: (at_most("one", 1.0, 0.0),)),),
     }
     return Claim(**fields | changes)
 
@@ -320,11 +321,39 @@ def test_bad_arguments_are_named():
         toy(lambda number, noise: VOID, kind="sampled")
 
 
-def test_find_claim_resolves_mutants_and_lists_the_known():
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"kind": "exakt"},
+            "T: expected a kind of exact, sampled, trained, got kind='exakt'; the d",
+        ),
+        (
+            {"status": "true"},
+            "T: expected a status of proved, conjecture, refuted, got status='tru",
+        ),
+        (
+            {"mutants": ()},
+            r"T: expected one mutant or more, of distinct names, got mutants=\[\]; give",
+        ),
+        (
+            {"mutants": (Mutant("m", "a", lambda n: VOID), Mutant("m", "b", lambda n: VOID))},
+            r"T: expected one mutant or more, of distinct names, got mutants=\['m', 'm'\]; give",
+        ),
+    ],
+    ids=["kind", "status", "no mutants", "twice the same"],
+)
+def test_a_claim_that_is_none_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        toy(lambda number: VOID, **changes)
+
+
+def test_find_claim_resolves_mutants_and_says_what_is_near():
     assert find_claim("A1") is next(claim for claim in CLAIMS if claim.key == "A1")
     mutant = find_claim("A1/energies-not-variances")
     assert (mutant.status, mutant.mutants) == ("refuted", ())
-    with pytest.raises(ValueError, match=r"A1/energies-not-variances, .*got name='A1/nope'"):
+    with pytest.raises(ValueError, match=r"got name='A1/nope'; did you mean A1/energies-not-va"):
         find_claim("A1/nope")
 
 
@@ -360,6 +389,30 @@ def test_new_file_is_found_without_any_other_edit(tmp_path, monkeypatch):
     importlib.invalidate_caches()
     with pytest.raises(ValueError, match=r"a CLAIM in every file.*dropped_claims\.z10"):
         all_claims(package)
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        (
+            "Z9",
+            r"a key of its own for each claim, got Z9=\['copy.py', 'z9.py'\]; change the key in",
+        ),
+        ("Z9/ten", r"all_claims: expected keys without a slash, got keys=\['Z9/ten'\]; "),
+    ],
+    ids=["twice the same", "of a mutant"],
+)
+def test_a_key_that_hides_another_is_refused(key, message, tmp_path, monkeypatch):
+    folder = tmp_path / f"claims_{key.replace('/', '_')}"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    (folder / "z9.py").write_text(FILE)
+    (folder / "copy.py").write_text(FILE.replace('"Z9"', f'"{key}"'))
+    monkeypatch.syspath_prepend(tmp_path)
+    package = importlib.import_module(folder.name)
+    for look in (all_claims, lambda package: find_claim("Z9", package)):
+        with pytest.raises(ValueError, match=message):
+            look(package)
 
 
 def test_descriptions_are_readable():

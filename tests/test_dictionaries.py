@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import sys
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 
 import toymodels.dictionaries.composed as composed_file
-from toymodels import Dictionary, orthonormal, random_unit, stream
+from toymodels import Dictionary, all_dictionaries, dictionaries, orthonormal, random_unit, stream
 from toymodels import strategies as tms
 from toymodels.dictionaries.antipodal import antipodal
 from toymodels.dictionaries.blocks import blocks
@@ -496,3 +497,19 @@ def test_the_dtype_is_float32_unless_asked_for(make):
     assert make().vectors.dtype == torch.float32
     assert make(**DOUBLE).vectors.dtype == torch.float64
     assert make().vectors.is_contiguous()
+
+
+def test_a_misnamed_function_is_answered_with_its_name(tmp_path, monkeypatch):
+    (tmp_path / "star.py").write_text("def stern(n):\n    return n\n")
+    monkeypatch.setattr(dictionaries, "__path__", [*dictionaries.__path__, str(tmp_path)])
+    name = f"{dictionaries.__name__}.star"
+    rule = "all_dictionaries: expected a function star in toymodels/dictionaries/star.py"
+    try:
+        with pytest.raises(ValueError, match=rf"^{rule}, got functions=\['stern'\]; name it"):
+            all_dictionaries()
+        del sys.modules[name]
+        (tmp_path / "star.py").write_text("def star(n):\n    return n\n# another size\n")
+        assert "star" in {make.__name__ for make in all_dictionaries()}
+    finally:
+        sys.modules.pop(name, None)
+        vars(dictionaries).pop("star", None)

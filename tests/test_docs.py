@@ -407,9 +407,14 @@ def test_what_does_not_exist_is_found(check, text, found):
 
 def test_readme_names_every_figure_claim_target_and_preset():
     for script in (ROOT / "figures").glob("fig_*.py"):
-        assert f"`{script.stem}`" in README
+        assert f"`{script.stem}`" in README, (
+            f"README.md does not name `{script.stem}`: add it to a row of the table of questions"
+        )
     for claim in theory.claims.all_claims():
-        assert re.search(rf"\b{claim.key}\b", README), claim.key
+        assert re.search(rf"\b{claim.key}\b", README), (
+            f"README.md does not name the claim {claim.key}: add its key to a row of the table of "
+            "questions, and make the list of claims anew (CONTRIBUTING.md, A claim)"
+        )
     for target in set(re.findall(r"^(\w+):", MAKEFILE, re.MULTILINE)) - {"help"}:
         assert f"make {target}" in README, target
     table = [line for line in README.splitlines() if re.match(r"\| [A-Z]\d", line)]
@@ -419,18 +424,21 @@ def test_readme_names_every_figure_claim_target_and_preset():
 
 def test_readme_holds_the_list_of_claims_and_every_claim_held(capsys):
     """It is made by `theory check --all --trained --examples 200 --ledger docs/ledger.json`."""
+    todo = "make it anew (the commands are in CONTRIBUTING.md, A claim)"
     ledger = json.loads((ROOT / "docs" / "ledger.json").read_text())
     for claim in theory.claims.all_claims():
+        assert claim.key in ledger, f"docs/ledger.json has no {claim.key}: {todo}"
         entry = ledger[claim.key]
-        assert entry["statement"] == claim.statement, f"{claim.key}: the ledger is older"
+        assert entry["statement"] == claim.statement, f"{claim.key} is older there: {todo}"
         assert entry["passed"], claim.key
         assert entry["mutants"] == {mutant.name: True for mutant in claim.mutants}
         assert entry["examples"] <= 200 if claim.kind != "trained" else entry["effects"]
-    assert set(ledger) == {claim.key for claim in theory.claims.all_claims()}
+    gone = set(ledger) - {claim.key for claim in theory.claims.all_claims()}
+    assert gone == set(), f"docs/ledger.json holds claims that are no more: {todo}"
     assert (
         theory_cli.main(["list", "--ledger", str(ROOT / "docs" / "ledger.json"), "--markdown"]) == 0
     )
-    assert capsys.readouterr().out.strip() in README
+    assert capsys.readouterr().out.strip() in README, f"README.md's list of claims is old: {todo}"
 
 
 def test_readme_imports_public_names():

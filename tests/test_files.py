@@ -7,7 +7,7 @@ import os
 import pytest
 import torch
 
-from sae import ReLU, TopK, load, save
+from sae import DiskError, ReLU, TopK, load, save, to_saelens
 from toymodels import stream
 
 
@@ -69,7 +69,10 @@ def test_missing_files_are_named(sae, tmp_path, missing):
     if missing != "everything":
         save(sae, tmp_path / "sae")
         (tmp_path / "sae" / missing).unlink()
-    with pytest.raises(ValueError, match=r"folder with cfg\.json and sae_weights.*path='.*sae'"):
+    rule = (
+        r"folder with cfg\.json and sae_weights.*path='.*sae'; .*folder that save wrote.*load_any"
+    )
+    with pytest.raises(ValueError, match=rule):
         load(tmp_path / "sae")
 
 
@@ -112,8 +115,34 @@ def test_a_changed_setting_is_refused(sae, tmp_path):
 def test_settings_that_are_not_ours_are_refused(sae, tmp_path, text):
     save(sae, tmp_path / "sae")
     (tmp_path / "sae/cfg.json").write_text(text)
-    with pytest.raises(ValueError, match=r"load: expected a cfg\.json written by save, got"):
+    with pytest.raises(
+        ValueError, match=r"load: expected a cfg\.json written by save, got .*save the SAE again"
+    ):
         load(tmp_path / "sae")
+
+
+def test_a_folder_of_saelens_is_answered_with_who_reads_it(sae, tmp_path):
+    to_saelens(sae, tmp_path / "theirs")
+    with pytest.raises(ValueError, match=r"without \['settings'.*use from_saelens or load_any"):
+        load(tmp_path / "theirs")
+
+
+def test_what_is_no_sae_is_not_saved(tmp_path, unchecked):
+    rule = r"save: expected an SAE of this package, got kind='Linear'; .*torch\.save"
+    with pytest.raises(ValueError, match=rule):
+        save(torch.nn.Linear(2, 2), tmp_path / "sae")  # pyright: ignore[reportArgumentType]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("write", [save, to_saelens])
+@pytest.mark.parametrize("place", ["/proc/x", "/proc/x/y", "/sys/foo", "file/x"])
+def test_a_place_that_cannot_be_written_is_named_as_it_was_given(sae, tmp_path, write, place):
+    (tmp_path / "file").write_text("mine")
+    path = tmp_path / place
+    said = rf"^{write.__name__}: cannot write the SAE in {path}: [^/]*; .*choose another folder$"
+    with pytest.raises(DiskError, match=said):
+        write(sae, path)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.parametrize(

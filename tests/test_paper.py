@@ -141,7 +141,9 @@ def test_no_result_is_typed_by_hand():
 
 def test_claims_and_docstrings_name_labels_of_the_paper():
     labels = set(re.findall(r"\\label\{([^}]*)\}", read_paper()))
-    assert {claim.paper_label for claim in all_claims()} <= labels
+    without = {claim.key: claim.paper_label for claim in all_claims()}
+    without = {key: label for key, label in without.items() if label not in labels}
+    assert without == {}, "claims whose paper_label is no \\label: write their equations in paper/"
     sources = [p for folder in ("theory", "figures") for p in (ROOT / folder).rglob("*.py")]
     named = {
         (source.name, label)
@@ -149,11 +151,13 @@ def test_claims_and_docstrings_name_labels_of_the_paper():
         for label in re.findall(r"\b((?:eq|fig):[a-z][a-z-]*)", source.read_text(encoding="utf-8"))
     }
     assert named, "no docstring names a label"
-    assert {(name, label) for name, label in named if label not in labels} == set()
+    missing = {(name, label) for name, label in named if label not in labels}
+    assert missing == set(), "no such \\label: write it in paper/, or do not name it"
 
 
 def test_every_claim_is_in_the_paper():
-    assert CLAIMS - set(re.findall(r"\\eqtest\{([^}]*)\}", read_paper())) == set()
+    missing = CLAIMS - set(re.findall(r"\\eqtest\{([^}]*)\}", read_paper()))
+    assert missing == set(), "claims of no equation: add \\eqtest{KEY} to the one with their label"
 
 
 @pytest.mark.parametrize(

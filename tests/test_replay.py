@@ -131,7 +131,7 @@ LAW = (*WORLD, "distribution")
 EDITS = {
     "format": (("format",), 2, "expected format 1, got format=2"),
     "extra": (("more",), 1, "expected an object of format, claim"),
-    "claim": (("claim",), "Q7", "find_claim: expected one of A1, "),
+    "claim": (("claim",), "Q7", "the name of a claim or of a mutant, got name='Q7'"),
     "module": ((*LAW, "class"), "os.path.join", "a dataclass of toymodels or theory.claims"),
     "imported": ((*LAW, "class"), "theory.claims.a1.Claim", "a dataclass of toymodels or"),
     "function": ((*LAW, "class"), "toymodels.streams.stream", "a dataclass of toymodels or"),

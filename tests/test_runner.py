@@ -259,12 +259,52 @@ def test_unknown_names_are_answered_with_the_known_ones(folder, capsys):
     assert calls(folder) == []
 
 
+@pytest.mark.parametrize("place", ["/proc/x", "/sys/x", "file", "file/x"])
+def test_a_folder_that_cannot_be_written_is_refused(folder, tmp_path, capsys, place):
+    (tmp_path / "file").write_text("mine")
+    out = tmp_path / place
+    assert main(["--out", str(out)], folder) == 2
+    said = capsys.readouterr().err
+    rule = "figures: expected a folder that can be written"
+    assert re.fullmatch(rf"{rule}, got out='{out}' \(.+\); choose .* --out\n", said)
+    assert calls(folder) == []
+    assert (tmp_path / "file").read_text() == "mine"
+    assert main(["--list", "--out", str(out)], folder) == 0
+
+
+def test_a_store_that_cannot_be_written_is_answered_in_one_line(
+    folder, tmp_path, capfd, monkeypatch
+):
+    monkeypatch.setenv("SAE_TESTBED_RUNS", "/proc/x")
+    assert main(["--preset", "smoke"], folder) == 1
+    printed = capfd.readouterr()
+    assert "Traceback" not in printed.out + printed.err
+    line = (
+        r"^    Store: .* in /proc/x: .*; choose another folder, as the value of SAE_TESTBED_RUNS$"
+    )
+    assert re.search(line, printed.out, re.MULTILINE)
+    assert "index.html" not in printed.out
+    assert list((folder / "out").iterdir()) == []
+
+
+def test_help_names_a_figure(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = capsys.readouterr().out
+    assert "Figures to make, e.g. fig_recovery" in said
+    assert "[OPTIONS] [FIGURE ...]" in said
+
+
 def test_the_list_shows_claims_and_seconds_measured_without_stored_runs(folder, capsys):
     (folder / "reference").mkdir()
     times = {"fig_tiny": {"smoke": 1.25, "paper": 600.0}}
     (folder / "reference" / "seconds.json").write_text(json.dumps(times))
     assert main(["--list"], folder) == 0
-    row = capsys.readouterr().out.splitlines()[1].split(maxsplit=4)
+    header, row, note = capsys.readouterr().out.splitlines()
+    assert header.split() == ["figure", "smoke", "quick", "paper", "claim"]
+    assert header.index("claim") == row.index("Parabolas")
+    assert "- where none were measured" in note
+    row = row.split(maxsplit=4)
     assert row == ["fig_tiny", "1.2", "-", "600.0", "Parabolas open upwards <everywhere>."]
     record = draw(folder / "fig_tiny.py", "smoke", folder / "out")
     measured = {"fig_tiny": record["seconds"]["wall"]}
@@ -322,6 +362,8 @@ def test_ctrl_c_stops_the_children_and_keeps_what_is_done(folder, tmp_path):
     edit = ("return {", "import time; time.sleep(600 * (world.seed == 1)); return {")
     variant(folder, "fig_slow", edit)
     (folder / "fig_tiny.py").unlink()
+    (folder / "out").mkdir()
+    (folder / "out" / "index.html").write_text("from an earlier time")
     pid = tmp_path / "pid"
     script = folder / "fig_slow.py"
     text = script.read_text()
@@ -351,6 +393,7 @@ def test_ctrl_c_stops_the_children_and_keeps_what_is_done(folder, tmp_path):
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid.read_text()), 0)
     assert [path.name for path in (folder / "out").iterdir()] == ["index.html"]
+    assert "<code>fig_slow</code>" in (folder / "out" / "index.html").read_text()
     assert len(list((tmp_path / "runs").glob("??/*/run.json"))) == 1  # world 0
 
 

@@ -358,7 +358,7 @@ def test_settings_that_are_no_settings_are_refused(text, tmp_path):
     described, tensors = foreign("standard", 3, 5, stream(0, "weights"))
     written(tmp_path, described, tensors)
     (tmp_path / "cfg.json").write_text(text)
-    with pytest.raises(ValueError, match=r"from_saelens: expected (a )?JSON .*cfg\.json"):
+    with pytest.raises(ValueError, match=r"expected (a )?JSON .*cfg\.json.*save it again"):
         from_saelens(tmp_path)
 
 
@@ -367,8 +367,14 @@ def test_missing_files_are_named(missing, tmp_path):
     described, tensors = foreign("standard", 3, 5, stream(0, "weights"))
     written(tmp_path, described, tensors)
     (tmp_path / missing).unlink()
-    with pytest.raises(ValueError, match=f"from_saelens: expected a file {missing}, got path="):
+    with pytest.raises(ValueError, match=f"expected a file {missing}, got path=.*; give the"):
         from_saelens(tmp_path)
+
+
+def test_a_folder_of_ours_is_answered_with_who_reads_it(tmp_path):
+    sae_package.save(ReLU(3, 5, 0.1, generator=stream(0, "init")), tmp_path / "sae")
+    with pytest.raises(ValueError, match=r"a cfg\.json of SAELens, .*use load or load_any"):
+        from_saelens(tmp_path / "sae")
 
 
 def test_what_is_there_is_left_alone(tmp_path):

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,8 @@ def test_list_refuses_what_is_no_ledger(text, tmp_path, capsys):
 
 
 def test_check_writes_a_ledger(tmp_path, capsys):
-    path = tmp_path / "deep" / "ledger.json"
+    path = tmp_path / "ledger.json"
+    path.write_text("an old one, which is replaced")
     # In this process; two processes write the same ledger, see the next test.
     args = ["check", "A2", "C1", "--examples", "10", "--jobs", "1", "--ledger", str(path)]
     assert cli.main(args) == 0
@@ -70,6 +72,7 @@ def test_check_writes_a_ledger(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in lines[::2]] == [["A2", "ok"], ["C1", "ok"]]
     assert "2/2 mutants refuted" in lines[2]
+    assert [file.name for file in tmp_path.iterdir()] == ["ledger.json"]  # and no scratch file
     assert lines[3] == f"     nearest: {in_words(Comparison(**entry['nearest']))}"
 
 
@@ -106,10 +109,14 @@ def test_falsify_writes_only_if_asked(tmp_path, monkeypatch, capsys):
     told = json.loads(capsys.readouterr().out)
     assert list(tmp_path.iterdir()) == []
     assert cli.main(["falsify", "C1/ray-sign-flips", "--save", "found.json"]) == 0
+    assert capsys.readouterr().out.endswith("\nsaved in found.json\n")
+    assert cli.main(["falsify", "C1/ray-sign-flips", "--save", "found.json", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert (json.loads(out)["refuted"], err) == (True, "saved in found.json\n")
+    assert [file.name for file in tmp_path.iterdir()] == ["found.json"]
     assert json.loads(Path("found.json").read_text()) == told["counterexample"]
     assert told["refuted"] is True
     assert told["examples"] == 2
-    capsys.readouterr()
     assert cli.main(["replay", "found.json"]) == 0
     assert "C1/ray-sign-flips fails (margin -" in capsys.readouterr().out
 
@@ -152,13 +159,80 @@ def test_falsify_of_a_true_claim_exits_1(capsys):
     assert second.startswith("     nearest: ")
 
 
+@pytest.mark.parametrize(
+    ("args", "tried"),
+    [(["check", "C1", "--ledger"], "attacks"), (["falsify", "C1", "--save"], "check")],
+)
+@pytest.mark.parametrize("name", ["no/folder/x.json", "file/x.json", "folder", "/dev/null"])
+def test_a_path_that_cannot_be_written_exits_2_before_the_work(
+    args, tried, name, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(commands, tried, lambda *args, **kwargs: pytest.fail("it began to work"))
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    Path("file").write_text("as it was")
+    assert cli.main([*args, name]) == 2
+    out, err = capsys.readouterr()
+    option = args[-1].removeprefix("--")
+    assert (out, err.count("\n")) == ("", 1)
+    assert re.match(f"{args[0]}: expected .*--{option}.* got {option}='{name}'", err)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder"]
+    assert Path("file").read_text() == "as it was"
+
+
+def test_an_interrupted_ledger_leaves_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "ledger.json"
+    path.write_text("old")
+    monkeypatch.setattr(
+        "sae.durable.os.fsync", lambda handle: (_ for _ in ()).throw(OSError("full"))
+    )
+    with pytest.raises(OSError, match="full"):
+        cli.main(["check", "C1", "--examples", "5", "--jobs", "1", "--ledger", str(path)])
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [
+        ("ledger.json", "old")
+    ]
+
+
 @pytest.mark.parametrize("command", ["check", "falsify"])
-def test_unknown_name_exits_2_and_lists_the_known(command, capsys):
-    assert cli.main([command, "A1/nope"]) == 2
-    err = capsys.readouterr().err
-    assert err.startswith("find_claim: expected one of A1, A2, ")
-    assert "A1/energies-not-variances" in err
-    assert err.endswith("got name='A1/nope'\n")
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("a2", "A2"),
+        ("h1-Condition", "H1-condition"),
+        ("f2_greedy", "F2-greedy"),
+        ("a1/Correlated-code", "A1/correlated-codes"),
+        ("A2/nope", "A2/bias-adds-nothing or A2/rarity-helps-unweighted or A2/copying-is-optimal"),
+        ("NOPE", None),
+    ],
+)
+def test_unknown_name_exits_2_and_says_what_is_near(command, name, near, capsys):
+    assert cli.main([command, name]) == 2
+    asked = f"did you mean {near}? " if near else ""
+    assert capsys.readouterr().err == (
+        f"expected the name of a claim or of a mutant, got name='{name}'; {asked}"
+        "`python -m theory list` shows the claims, and with --mutants these too\n"
+    )
+
+
+def test_help_says_what_a_mutant_is_and_gives_an_example(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    out = capsys.readouterr().out
+    assert "A mutant is a false variant of a claim" in out
+    (example,) = re.findall(r"^ +python -m theory (check .*)$", out, re.MULTILINE)
+    assert find_claim(example.split()[1])
+    assert cli.main([*example.split()[:2], "--examples", "20"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "option"), [("list", "ledger"), ("check", "ledger"), ("falsify", "save")]
+)
+def test_help_shows_a_path_as_one(command, option, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    out = capsys.readouterr().out
+    assert f"--{option} PATH" in out
+    assert "{None}" not in out
 
 
 def test_no_examples_exits_2(capsys):
@@ -204,11 +278,23 @@ def test_check_exits_1(compare, mutant, said, monkeypatch, capsys, tmp_path):
     assert cli.main(["check", "--examples", "50", "--ledger", str(path)]) == 1
     out = capsys.readouterr().out
     assert said in out
+    assert out.startswith("T    FAIL ")
+    todo = "\n     raise --examples (50 here): what survives many more may be true\n"
+    assert (todo in out) == (mutant is holds)
     if compare is fails:
         assert "n: measured 4, claimed <= 3" in out
     entry = json.loads(path.read_text())["T"]
     assert entry["passed"] == (compare is holds)
     assert entry["mutants"] == {"false": mutant is fails}
+
+
+def test_a_refuted_claim_that_survives_fails_with_what_to_do(monkeypatch, capsys):
+    survivor = replace(claim(holds, fails), status="refuted")
+    monkeypatch.setattr(commands, "all_claims", lambda: (survivor,))
+    assert cli.main(["check", "--examples", "50"]) == 1
+    out = capsys.readouterr().out
+    assert out.startswith("T    FAIL ")
+    assert "\n     raise --examples (50 here): " in out
 
 
 def test_errors_of_a_claim_are_not_taken_for_typing_errors(monkeypatch):
@@ -240,4 +326,4 @@ def test_exit_code_reaches_the_shell():
     command = [sys.executable, "-m", "theory", "falsify", "nope"]
     run = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert (run.returncode, run.stdout) == (2, "")
-    assert run.stderr.endswith("got name='nope'\n")
+    assert "got name='nope'; " in run.stderr

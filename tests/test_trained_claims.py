@@ -259,8 +259,12 @@ def test_check_trains_if_asked_and_the_ledger_has_the_effect(asked, store, known
     [
         (more(1.5), None, "FAIL 8 worlds"),
         (more(1.04), None, "FAIL 8 worlds"),
-        (None, more(0.5), "SURVIVED: false"),
-        (None, more(1.04), "SURVIVED: false"),
+        (
+            None,
+            more(0.5),
+            "FAIL 8 worlds, worst margin 0.115, 0/1 mutants refuted; SURVIVED: false",
+        ),
+        (None, more(1.04), "     add worlds (8 here): what survives many more may be true"),
     ],
     ids=["false", "undecided", "true mutant", "undecided mutant"],
 )

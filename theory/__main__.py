@@ -22,6 +22,17 @@ from theory.claims._listing import list_claims
 from theory.judge import judge
 from toymodels import ToyModel, presets, stream
 
+ABOUT = """Executable claims about SAEs, attacked by a search for counterexamples.
+
+A mutant is a false variant of a claim, which the same search must refute: a search that cannot
+says little for the claim. An example:
+
+    python -m theory check A1 --examples 1000
+"""
+# Of errors in what was typed or dropped in the folder; others are a claim's, with a traceback.
+INTERNAL = ("find_claim: ", "all_claims: ")  # functions, which a reader need not know
+PREFIXES = (*INTERNAL, "list:", "check:", "falsify:", "pin:", "replay:")
+
 app = tyro.extras.SubcommandApp()
 app.command(name="list")(list_claims)
 app.command(name="check")(check_claims)
@@ -85,11 +96,14 @@ def main(args: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code; 2 for what the user mistyped."""
     torch.set_num_threads(1)  # the matrices are tiny: threads only cost
     try:
-        return app.cli(prog="python -m theory", args=args)
+        return app.cli(prog="python -m theory", description=ABOUT, args=args)
     except ValueError as error:
-        if not str(error).startswith(("find_claim", "list:", "check:", "pin:", "replay:")):
+        text = str(error)
+        if not text.startswith(PREFIXES):
             raise
-        print(error, file=sys.stderr)
+        for function in INTERNAL:
+            text = text.removeprefix(function)
+        print(text, file=sys.stderr)
         return 2
 
 

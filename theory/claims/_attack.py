@@ -50,8 +50,10 @@ def attack(
         for m in claim.mutants
     }
     seconds = result.seconds + sum(mutant.seconds for mutant in mutants.values())
-    passed = result.passed and all(mutant.passed for mutant in mutants.values())
-    lines = [_summary(result, mutants, seconds)]
+    refuted = {name: mutant.passed for name, mutant in mutants.items()}
+    passed = result.passed and all(refuted.values())
+    lines = [_summary(result, refuted, passed, seconds)]
+    lines += _advice(claim, result.passed, refuted, f"raise --examples ({examples} here)")
     if result.nearest is not None:
         lines.append(f"     nearest: {in_words(result.nearest)}")
     if result.counterexample and not result.passed:
@@ -105,9 +107,11 @@ def _attack_trained(claim: Claim) -> Attack:
     verdict = judge_worlds(claim, effects)
     refuted = {m.name: judge_worlds(claim.variant(m), effects).passed for m in claim.mutants}
     ordered = sorted(verdict.comparisons, key=lambda c: (not math.isnan(c.margin), c.margin))
+    passed = verdict.passed and all(refuted.values())
     n, worst = len(claim.worlds), verdict.worst_margin
     counts = f"{n} worlds, worst margin {worst:.3g}"
-    lines = [f"{claim.key:4} {'ok  ' if verdict.passed else 'FAIL'} {counts}{_fallen(refuted)}"]
+    lines = [f"{claim.key:4} {'ok  ' if passed else 'FAIL'} {counts}{_fallen(refuted)}"]
+    lines += _advice(claim, verdict.passed, refuted, f"add worlds ({n} here)")
     lines += [f"     {c.in_words()}" for c in verdict.comparisons]
     entry = {
         "passed": verdict.passed,
@@ -121,8 +125,7 @@ def _attack_trained(claim: Claim) -> Attack:
         "examples_to_refute": {name: n if fell else None for name, fell in refuted.items()},
         "effects": [effect_entry(c) for c in verdict.comparisons],
     }
-    passed, seconds = verdict.passed and all(refuted.values()), time.process_time() - start
-    return Attack(claim.key, passed, entry, "\n".join(lines), seconds)
+    return Attack(claim.key, passed, entry, "\n".join(lines), time.process_time() - start)
 
 
 def _attack_by_key(key: str, examples: int, seed: int) -> Attack:
@@ -133,14 +136,19 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _summary(result: CheckResult, mutants: dict[str, CheckResult], seconds: float) -> str:
-    verdict = "ok  " if result.passed else "FAIL"
+def _summary(result: CheckResult, refuted: dict[str, bool], passed: bool, seconds: float) -> str:
+    verdict = "ok  " if passed else "FAIL"
     if result.counterexample is None and 2 * result.n_void > result.n_examples:
         verdict += " (more than half void)"
     counts = f"{result.n_examples} instances, {result.n_void} void"
     line = f"{result.key:4} {verdict} {counts}, worst margin {result.worst_margin:.3g}"
-    line += _fallen({name: mutant.passed for name, mutant in mutants.items()})
-    return f"{line} ({seconds:.1f} s)"
+    return f"{line}{_fallen(refuted)} ({seconds:.1f} s)"
+
+
+def _advice(claim: Claim, passed: bool, refuted: dict[str, bool], todo: str) -> list[str]:
+    """Returns a line on what to do if a mutant, or a claim of status "refuted", survived."""
+    survived = not all(refuted.values()) or (claim.status == "refuted" and not passed)
+    return [f"     {todo}: what survives many more may be true"] if survived else []
 
 
 def _fallen(refuted: dict[str, bool]) -> str:

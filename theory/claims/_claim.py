@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -32,6 +32,8 @@ class Comparison:
     margin: float
 
 
+Status = Literal["proved", "conjecture", "refuted"]
+Kind = Literal["exact", "sampled", "trained"]
 Comparisons = tuple[Comparison, ...]
 VOID: Comparisons = ()  # what `compare` returns where the claim's bound says nothing
 
@@ -103,7 +105,8 @@ class Claim:
         trained.
     compare: evaluates every inequality of the claim on an instance; VOID where it says nothing.
         The labels of one evaluation are distinct.
-    mutants: false variants.   n_samples: samples per evaluation, for sampled claims.
+    mutants: false variants, one or more, of distinct names.
+    n_samples: samples per evaluation, for sampled claims.
     run, worlds: of trained claims; `run(world)` at module level trains and returns effects by name,
         arrays of one number, for each of at least LEAST_WORLDS frozen dataclasses with a `seed`.
     """
@@ -112,8 +115,8 @@ class Claim:
     statement: str
     source: str
     proof: str
-    status: Literal["proved", "conjecture", "refuted"]
-    kind: Literal["exact", "sampled", "trained"]
+    status: Status
+    kind: Kind
     paper_label: str
     strategy: Callable[[], SearchStrategy] | None
     compare: Callable[..., Comparisons]
@@ -123,6 +126,16 @@ class Claim:
     worlds: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
+        for name, known in (("status", get_args(Status)), ("kind", get_args(Kind))):
+            value, rule = getattr(self, name), f"a {name} of {', '.join(known)}"
+            todo = "the docstring of Claim says what each means"
+            checks.check(value in known, self.key, rule, todo, **{name: value})
+        names = [mutant.name for mutant in self.mutants]
+        rule = "one mutant or more, of distinct names"
+        todo = "give it false variants, which the search must refute"
+        is_mutant = "/" in self.key  # which has none of its own
+        enough = is_mutant or 0 < len(names) == len(set(names))
+        checks.check(enough, self.key, rule, todo, mutants=names)
         draws = self.kind == "sampled"
         rule = "n_samples >= 1 for a sampled claim, 0 for an exact one"
         checks.check(draws == (self.n_samples > 0), self.key, rule, n_samples=self.n_samples)

@@ -11,11 +11,13 @@ from typing import Annotated
 
 import tyro
 
+from sae.durable import write_whole
 from theory.checks import check as require
 from theory.claims._attack import attacks, in_words
 from theory.claims._claim import Claim
 from theory.claims._engine import check
 from theory.claims._find import all_claims, find_claim
+from theory.claims._output import OutputFile, check_writable
 from theory.claims._pins import pin
 from theory.claims._replay import replay, replay_entry, search_entry, versions
 from theory.claims._replay import save as save_counterexample
@@ -31,7 +33,7 @@ def check_claims(
     examples: int = 1000,
     seed: int = 0,
     jobs: int = os.cpu_count() or 1,
-    ledger: Path | None = None,
+    ledger: OutputFile = None,
     trained: Annotated[bool, Flag] = False,
     as_json: Annotated[bool, tyro.conf.arg(name="json"), Flag] = False,
 ) -> int:
@@ -47,12 +49,13 @@ def check_claims(
         examples: instances to try per claim and per mutant.
         seed: of the search; the default search is always the same.
         jobs: processes to spread the claims over; the results do not depend on it.
-        ledger: where to write the results as JSON, if anywhere.
+        ledger: file to write the results to as JSON, if any; its folder must exist.
         trained: train the missing worlds of every claim about trained models (minutes).
         as_json: print the results as JSON, with the seconds of processor that each claim took.
     """
     require(not (every and keys), "check", "either keys or --all", keys=keys)
     claims = [find_claim(key) for key in keys] if keys else list(all_claims())
+    check_writable("check", ledger=ledger)
     for claim in claims:
         if claim.kind == "trained" and (keys or trained):
             require(jobs >= 1, "check", "jobs >= 1", jobs=jobs)
@@ -68,8 +71,7 @@ def check_claims(
     if as_json:
         print(_json({a.key: a.entry | {"seconds": round(a.seconds, 2)} for a in judged}))
     if ledger:
-        ledger.parent.mkdir(parents=True, exist_ok=True)
-        ledger.write_text(_json({a.key: a.entry for a in judged}) + "\n")
+        write_whole(ledger, f"{_json({a.key: a.entry for a in judged})}\n".encode())
     return 0 if all(attack.passed for attack in judged) else 1
 
 
@@ -78,7 +80,7 @@ def falsify_claim(
     /,
     examples: int = 1000,
     seed: int = 0,
-    save: Path | None = None,
+    save: OutputFile = None,
     as_json: Annotated[bool, tyro.conf.arg(name="json"), Flag] = False,
 ) -> int:
     """Search for the smallest counterexample and print it; exit 0 only if there is one.
@@ -90,7 +92,7 @@ def falsify_claim(
         name: a claim, or a mutant such as A1/energies-not-variances.
         examples: instances to try.
         seed: of the search; the default search is always the same.
-        save: file to write the counterexample to, if there is one; `replay` reads it.
+        save: file for the counterexample, which `replay` reads; its folder must exist.
         as_json: print what was found, or how near the search came, as JSON.
     """
     claim = find_claim(name)
@@ -98,13 +100,12 @@ def falsify_claim(
         rule = "an exact or sampled claim for --save"
         require(save is None, "check", rule, "the store keeps the worlds", kind=claim.kind)
         return _falsify_trained(claim, as_json)
+    check_writable("falsify", save=save)
     watched = _progress(examples)
     told = partial(watched, claim.key) if watched else None
     result = check(claim, examples=examples, seed=seed, progress=told)
     _clear_line()
     counterexample = result.counterexample
-    if counterexample and save:
-        save_counterexample(counterexample, save)
     if as_json:
         print(_json(search_entry(claim, result)))
     elif counterexample is None:
@@ -113,6 +114,9 @@ def falsify_claim(
     else:
         print(claim.statement)
         print(counterexample)
+    if counterexample and save:
+        save_counterexample(counterexample, save)
+        print(f"saved in {save}", file=sys.stderr if as_json else sys.stdout)
     return 1 if counterexample is None else 0
 
 

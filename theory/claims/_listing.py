@@ -16,7 +16,7 @@ HEAD = ("claim", "says", "status", "kind", "argument", "mutants refuted", "small
 
 
 def list_claims(
-    ledger: Path | None = None,
+    ledger: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None,
     mutants: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     markdown: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> int:

@@ -1,7 +1,6 @@
 """Counterexamples as files: written by the falsifier, checked again by anyone."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import hypothesis
 import torch
 
 from sae.describe import NUMERICS_VERSION
+from sae.durable import write_whole
 from theory.checks import check
 from theory.claims._claim import Claim, least
 from theory.claims._counterexample import Counterexample
@@ -81,11 +81,8 @@ def to_file(found: Counterexample) -> dict[str, Any]:
 
 def save(found: Counterexample, path: Path) -> None:
     """Writes a counterexample to a file, with the folder it lies in; an old file is replaced."""
-    content = to_file(found)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    scratch.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(scratch, path)
+    text = json.dumps(to_file(found), indent=1, allow_nan=False) + "\n"
+    write_whole(path, text.encode())
 
 
 def replay(path: Path) -> Replay:
