@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from sae.checks import check, check_size
+from sae.checks import check, check_generator, check_size, check_tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +101,7 @@ class SAE(nn.Module, ABC):
     ) -> None:
         super().__init__()
         check_size(type(self).__name__, d_in=d_in, n_latents=n_latents)
+        check_generator(type(self).__name__, generator)
         self.d_in, self.n_latents, self.bias = d_in, n_latents, bias
         device = generator.device
         normal = torch.randn(n_latents, d_in, device=device, generator=generator)
@@ -218,6 +219,7 @@ class SAE(nn.Module, ABC):
 
     def _check_input(self, method: str, name: str, value: Tensor, width: int) -> None:
         where = f"{type(self).__name__}.{method}"
+        check_tensor(where, **{name: value})
         check(
             value.ndim == 2 and value.shape[1] == width,
             where,

@@ -3,6 +3,7 @@
 from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,11 +15,24 @@ def check(holds: bool, where: str, rule: str, todo: str = "", /, **got: object) 
         raise ValueError(f"{where}: expected {rule}, got {values}" + (f"; {todo}" if todo else ""))
 
 
-def check_size(where: str, **sizes: Any) -> None:
-    """Raises ValueError that names the first size that is not an integer >= 1."""
+def check_size(where: str, least: int = 1, /, **sizes: Any) -> None:
+    """Raises ValueError that names the first size that is not an integer >= `least`."""
     for name, size in sizes.items():
         whole = isinstance(size, Integral) and not isinstance(size, bool)
-        check(whole and int(size) >= 1, where, f"an integer {name} >= 1", **{name: size})
+        ok = whole and int(size) >= least
+        check(ok, where, f"an integer {name} >= {least}", **{name: size})
+
+
+def check_tensor(where: str, **values: Any) -> None:
+    """Raises ValueError that names the first value that is not a tensor, and what to pass."""
+    for name, value in values.items():
+        if isinstance(value, Tensor):
+            continue
+        held = ("vectors", "x", "W_dec")  # of a dictionary, a batch, an SAE
+        of = next((part for part in held if isinstance(getattr(value, part, None), Tensor)), None)
+        make = "from_numpy" if isinstance(value, np.ndarray) else "as_tensor"
+        todo = f"pass its .{of}" if of else f"pass torch.{make}({name})"
+        check(False, where, f"{name} to be a tensor", todo, **{name: type(value).__name__})
 
 
 def check_finite(where: str, **tensors: Tensor) -> None:
@@ -36,8 +50,17 @@ def check_finite(where: str, **tensors: Tensor) -> None:
             )
 
 
-def check_generator(where: str, generator: torch.Generator, device: torch.device) -> None:
-    """Raises ValueError if the generator would draw on another device than the tensors live on."""
+def check_generator(where: str, generator: Any, device: torch.device | None = None) -> None:
+    """Raises ValueError if `generator` is none, or draws elsewhere than the tensors live."""
+    check(
+        isinstance(generator, torch.Generator),
+        where,
+        "a torch.Generator",
+        "use stream(seed, name)",
+        generator=generator,
+    )
+    if device is None:
+        return
     check(
         generator.device.type == device.type,
         where,

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae.base import SAE
-from sae.checks import check, check_finite, check_generator, check_size
+from sae.checks import check, check_finite, check_generator, check_size, check_tensor
 
 _MAX_FEATURES = 4096  # beyond it codes are not made dense
 
@@ -130,7 +130,14 @@ def drawer(where: str, sample: Any) -> Callable[..., tuple[Tensor, Any]]:
 
     def draw(n: int, *, generator: torch.Generator) -> tuple[Tensor, Any]:
         drawn = source(n, generator=generator)
-        return (drawn, None) if isinstance(drawn, Tensor) else (drawn.x, drawn.codes)
+        if isinstance(drawn, Tensor):
+            return drawn, None
+        named = source is not sample and not hasattr(drawn, "x")
+        todo, kind = "pass the ToyModel, not its distribution", type(sample).__name__
+        check(not named, where, "a world whose samples have an x", todo, sample=kind)
+        x = getattr(drawn, "x", drawn)
+        check_tensor(where, x=x)
+        return x, drawn.codes
 
     source = sample.sample if hasattr(sample, "sample") else sample
     rule = "sample to be a ToyModel or a callable (n, *, generator) -> x [n, d_in]"

@@ -49,6 +49,8 @@ def train(
         TrainingStopped: a batch, a loss or weights with NaN or infinity; a ValueError that holds
             the last good weights.
     """
+    rule, todo = "a TrainConfig", "pass TrainConfig(n_steps, batch_size)"
+    check(isinstance(config, TrainConfig), "train", rule, todo, config=config)
     originals = (saes,) if isinstance(saes, SAE) else tuple(saes)
     _check_members(originals, config)
     check_generator("train", generator, originals[0].W_dec.device)

@@ -12,10 +12,11 @@ import typing
 from typing import Any
 
 import jaxtyping
-from beartype import beartype
+from beartype import BeartypeConf, beartype
 from jaxtyping import AbstractArray, config
 
 _theirs = jaxtyping.jaxtyped
+_beartype = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float, as elsewhere
 _scope = _theirs("context")  # it keeps nothing itself, so it may be entered again within itself
 
 
@@ -35,12 +36,12 @@ def jaxtyped(fn: Any = None, *, typechecker: Any) -> Any:
     unknown = any(isinstance(hint, str | typing.ForwardRef) for hint in hints)
     later = inspect.isgeneratorfunction(fn) or inspect.iscoroutinefunction(fn)
     if unknown or later or not inspect.isfunction(fn):
-        return _theirs(fn, typechecker=typechecker)
+        return _theirs(fn, typechecker=_beartype)
     return _in_scope(fn) if any(map(_is_array, hints)) else _without_scope(fn)
 
 
 def _in_scope(fn: Any) -> Any:
-    checked = beartype(fn)
+    checked = _beartype(fn)
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -53,7 +54,7 @@ def _in_scope(fn: Any) -> Any:
 
 
 def _without_scope(fn: Any) -> Any:
-    checked = beartype(fn)
+    checked = _beartype(fn)
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:

@@ -1,9 +1,12 @@
 """Bad input raises a ValueError that names the offending value and says what was expected."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from sae import ReLU, TopK, TrainConfig, train, train_meta
+from theory import judge, match, recovery, spectral_fve_bound
 from toymodels import (
     AbsNormal,
     AbsStudentT,
@@ -14,6 +17,7 @@ from toymodels import (
     Exponential,
     Independent,
     LogNormal,
+    Magnitude,
     RareProperty,
     RareRegime,
     RectifiedNormal,
@@ -27,6 +31,7 @@ from toymodels import (
     stream,
 )
 from toymodels.checks import check_generator
+from toymodels.discovery import all_distributions
 
 NAN, INF = float("nan"), float("inf")
 
@@ -59,6 +64,12 @@ def meta(rows=None, weights=None):
 
 def world(**options):
     return ToyModel(Independent(2, 0.1), Dictionary(torch.eye(2)), **options)
+
+
+def judged(x=None, dictionary=None, W_dec=None, encode=torch.relu, **options):
+    rows = torch.eye(3)
+    data = [rows if value is None else value for value in (x, dictionary, W_dec)]
+    return judge(*data, encode, **({"generator": g()} | options))
 
 
 # (what is done, how the message begins, what is expected, what was given)
@@ -224,6 +235,69 @@ TOYMODELS = [
     (lambda: world(noise_std=NAN), "ToyModel", "a finite noise_std >= 0", "noise_std=nan"),
     (lambda: world(bias=torch.ones(3)), "ToyModel", "a bias of shape (2,)", "bias_shape=(3,)"),
     (lambda: world(bias=f(0.0, INF)), "ToyModel", "finite numbers in bias", "bias[1]=inf"),
+    (lambda: world(bias=[0.0, 1.0]), "ToyModel", "bias to be a tensor", "bias='list'; pass torch."),
+    (
+        lambda: ToyModel(Independent(2, 0.1), torch.eye(2)),
+        "ToyModel",
+        "a Dictionary",
+        "dictionary='Tensor'; pass Dictionary(vectors)",
+    ),
+    (
+        lambda: ToyModel(Dictionary(torch.eye(2)), Independent(2, 0.1)),
+        "ToyModel",
+        "a ToyDistribution",
+        "distribution='Dictionary'; pass a law",
+    ),
+    (
+        lambda: Dictionary([[1.0, 0.0]]),
+        "Dictionary",
+        "vectors to be a tensor",
+        "vectors='list'; pass torch.as_tensor(vectors)",
+    ),
+    (
+        lambda: Dictionary(Dictionary(torch.eye(2))),
+        "Dictionary",
+        "vectors to be a tensor",
+        "vectors='Dictionary'; pass its .vectors",
+    ),
+    (
+        lambda: Dictionary.normalise(torch.eye(2).numpy()),
+        "Dictionary.normalise",
+        "rows to be a tensor",
+        "rows='ndarray'; pass torch.from_numpy(rows)",
+    ),
+    (
+        lambda: world().sample(2, generator=0),
+        "ToyModel.sample",
+        "a torch.Generator",
+        "generator=0; use stream(seed, name)",
+    ),
+    (
+        lambda: world().sample_given(2, 0, generator=None),
+        "ToyModel.sample_given",
+        "a torch.Generator",
+        "generator=None; use stream(seed, name)",
+    ),
+    (
+        lambda: Independent(2, 0.1).sample(2, generator=0),
+        "Independent.sample",
+        "a torch.Generator",
+        "generator=0; use",
+    ),
+    (
+        lambda: Independent(2, 0.1).sample_given(2, 0, generator=0),
+        "Independent.sample_given",
+        "a torch.Generator",
+        "generator=0; use",
+    ),
+    (
+        lambda: stream(0, "x", device="gpu"),
+        "stream",
+        "a device that torch can draw on here",
+        "device='gpu'; ",
+    ),
+    (lambda: orthonormal(6.5, 8, generator=g()), "orthonormal", "an integer", "n_features=6.5"),
+    (lambda: orthonormal(6, 8.5, generator=g()), "orthonormal", "an integer", "d_in=8.5"),
 ]
 
 SAES = [
@@ -305,17 +379,142 @@ SAES = [
     (lambda: meta(weights=f(1.0, NAN, 1.0)), "train_meta", "numbers in weights", "weights[1]=nan"),
     (lambda: meta(weights=f(1.0, -2.0, 3.0)), "train_meta", "weights >= 0", "smallest=-2.0"),
     (lambda: meta(weights=torch.zeros(3)), "train_meta", "a positive sum", "sum=0.0"),
+    (
+        lambda: topk().encode(torch.ones(2, 3).numpy()),
+        "TopK.pre_acts",
+        "x to be a tensor",
+        "x='ndarray'; pass torch.from_numpy(x)",
+    ),
+    (
+        lambda: topk().decode(world()),
+        "TopK.decode",
+        "latents to be a tensor",
+        "latents='ToyModel'; pass",
+    ),
+    (
+        lambda: TopK(3, 4, 2, generator=0),
+        "TopK",
+        "a torch.Generator",
+        "generator=0; use stream(seed, name)",
+    ),
+    (
+        lambda: train(topk(), world(), TrainConfig(1, 5), generator=3),
+        "train",
+        "a torch.Generator",
+        "generator=3; use stream(seed, name)",
+    ),
+    (
+        lambda: fit(sample=lambda n, *, generator: torch.ones(n, 3).numpy()),
+        "train",
+        "x to be a tensor",
+        "x='ndarray'; pass torch.from_numpy(x)",
+    ),
+    (
+        lambda: fit(sample=lambda n, *, generator: None),
+        "train",
+        "x to be a tensor",
+        "x='NoneType'",
+    ),
+    (
+        lambda: fit(sample=world().distribution),
+        "train",
+        "a world whose samples have an x",
+        "sample='Independent'; pass the ToyModel",
+    ),
+    (
+        lambda: train(topk(), world(), None, generator=g()),
+        "train",
+        "a TrainConfig",
+        "config=None; pass TrainConfig(",
+    ),
+]
+
+THEORY = [
+    (
+        lambda: recovery(Dictionary(torch.eye(3)), torch.eye(3)),
+        "recovery",
+        "dictionary to be a tensor",
+        "dictionary='Dictionary'; pass its .vectors",
+    ),
+    (
+        lambda: recovery(torch.eye(3), topk()),
+        "recovery",
+        "W_dec to be a tensor",
+        "W_dec='TopK'; pass its .W_dec",
+    ),
+    (
+        lambda: recovery(torch.eye(3).numpy(), torch.eye(3)),
+        "recovery",
+        "dictionary to be a tensor",
+        "dictionary='ndarray'; pass torch.from_numpy(dictionary)",
+    ),
+    (
+        lambda: judged(dictionary=Dictionary(torch.eye(3))),
+        "judge",
+        "dictionary to be a tensor",
+        "dictionary='Dictionary'; pass its .vectors",
+    ),
+    (
+        lambda: judged(x=world().sample(9, generator=g())),
+        "judge",
+        "x to be a tensor",
+        "x='Batch'; pass its .x",
+    ),
+    (lambda: judged(b_dec=[0.0]), "judge", "b_dec to be a tensor", "b_dec='list'"),
+    (
+        lambda: judged(encode=lambda x: x.numpy()),
+        "judge",
+        "latents to be a tensor",
+        "latents='ndarray'; pass torch.from_numpy(latents)",
+    ),
+    (lambda: judged(generator=0), "judge", "a torch.Generator", "generator=0; use stream("),
+    (
+        lambda: spectral_fve_bound(torch.eye(3), 2.5, bias=False),
+        "spectral_fve_bound",
+        "an integer n_latents >= 0",
+        "n_latents=2.5",
+    ),
+    (
+        lambda: spectral_fve_bound(Dictionary(torch.eye(3)), 2, bias=False),
+        "spectral_fve_bound",
+        "rows to be a tensor",
+        "rows='Dictionary'; pass its .vectors",
+    ),
+    (
+        lambda: match(torch.zeros(5)),
+        "match",
+        "similarity of shape (n_rows, n_cols)",
+        "shape=(5,)",
+    ),
+    (lambda: match([[0.0]]), "match", "similarity to be a tensor", "similarity='list'"),
 ]
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize(("act", "where", "rule", "got"), TOYMODELS + SAES)
+@pytest.mark.parametrize(("act", "where", "rule", "got"), TOYMODELS + SAES + THEORY)
 def test_the_message_says_where_what_and_which(act, where, rule, got):
     with pytest.raises(ValueError, match=f"^{where}: expected ") as error:
         act()
     expected, _, given = str(error.value).partition(", got ")
     assert rule in expected
     assert got in given
+
+
+def magnitude_fields(law):
+    return [name for name, value in vars(law.example()).items() if isinstance(value, Magnitude)]
+
+
+LAWS = [law for law in all_distributions() if magnitude_fields(law)]
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+def test_every_law_refuses_a_magnitude_that_is_none(law):
+    """Whether or not it checks fields of its own."""
+    for name in magnitude_fields(law):
+        rule = f"^{law.__name__}: expected a Magnitude as {name}, got {name}='uniform'; pass one"
+        with pytest.raises(ValueError, match=rule):
+            replace(law.example(), **{name: "uniform"})
 
 
 def test_a_generator_on_another_device_is_refused():

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sae import checks
 from theory import recovery
+from toymodels import Constant
 
 
 def checked(fn):
@@ -37,6 +38,11 @@ def many(parts: list[Float[Tensor, "n d"]]) -> int:
 
 
 @checked
+def half(x: float) -> float:
+    return x / 2
+
+
+@checked
 def plain(n: int) -> str:
     return "x" * n if n else n  # type: ignore[return-value]
 
@@ -61,6 +67,8 @@ def test_right_shapes_pass_and_each_call_has_its_own_scope():
         lambda: turned(WIDE, torch.zeros(4, 3)),  # the result is [m, n]
         lambda: many([WIDE.int()]),
         lambda: plain("2"),
+        lambda: plain(2.0),
+        lambda: half("2"),
         lambda: plain(0),  # the result is no str
     ],
 )
@@ -68,6 +76,13 @@ def test_wrong_shapes_and_types_are_refused(wrong):
     with pytest.raises(Exception, match="violates type hint"):
         wrong()
     assert rows(WIDE, torch.zeros(4, 3)).shape == (2, 4)  # a failed call leaves no scope behind
+
+
+def test_an_int_is_a_float_in_functions_and_in_fields():
+    assert half(3) == 1.5
+    assert Constant(1).mean() == 1
+    with pytest.raises(Exception, match="type"):
+        Constant("1")
 
 
 def test_the_packages_are_checked_with_it():

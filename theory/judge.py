@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from theory.checks import check, check_finite
+from theory.checks import check, check_finite, check_generator, check_tensor
 from theory.compressibility import Compressibility, compressibility, fve, isotropic_surrogates
 from theory.isotropic import isotropic_fve_bound
 from theory.recovery import Recovery, recovery
@@ -125,7 +125,11 @@ def judge(
     Raises:
         ValueError: shapes, NaN, what `encode` returns, activations that do not vary.
     """
+    check_tensor("judge", x=x, dictionary=dictionary, W_dec=W_dec)
     _check_problem(x, dictionary, W_dec)
+    check_generator("judge", generator, x.device)
+    if b_dec is not None:
+        check_tensor("judge", b_dec=b_dec)
     n_latents, d_in = W_dec.shape
     x, W_dec = x.to(W_dec), W_dec.detach()
     latents = _encoded(encode, x, n_latents)
@@ -195,6 +199,7 @@ def meta_dictionary(
 def _encoded(encode: Callable[[Tensor], Tensor], x: Tensor, n_latents: int) -> Tensor:
     with torch.no_grad():
         latents = encode(x)
+    check_tensor("judge", latents=latents)
     wanted, got = (len(x), n_latents), tuple(latents.shape)
     check(got == wanted, "judge", f"encode(x) of shape {wanted}", latents_shape=got)
     check_finite("judge", latents=latents)

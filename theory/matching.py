@@ -5,7 +5,7 @@ from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from theory.checks import check, check_finite
+from theory.checks import check, check_finite, check_tensor
 
 MAX_ENTRIES = 10**8
 
@@ -26,18 +26,21 @@ def match(similarity: Float[Tensor, "n_rows n_cols"]) -> Int[Tensor, " n_rows"]:
     Returns:
         columns: [n_rows], int64 on the device of `similarity`; -1 for an unmatched row.
     Raises:
-        ValueError: NaN or infinity, or more than 10^8 entries.
+        ValueError: no matrix, NaN or infinity, or more than 10^8 entries.
     Example:
         >>> match(torch.tensor([[0.9, 0.8], [0.8, 0.1]])).tolist()
         [1, 0]
     """
+    check_tensor("match", similarity=similarity)
+    shape = tuple(similarity.shape)
+    check(len(shape) == 2, "match", "similarity of shape (n_rows, n_cols)", shape=shape)
     check_finite("match", similarity=similarity)
     check(
         similarity.numel() <= MAX_ENTRIES,
         "match",
         f"at most {MAX_ENTRIES} entries",
         "match a subset of the rows",
-        shape=tuple(similarity.shape),
+        shape=shape,
     )
     rows, cols = linear_sum_assignment(similarity.detach().cpu().numpy(), maximize=True)
     columns = torch.full((similarity.shape[0],), -1, dtype=torch.int64)

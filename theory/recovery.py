@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.special import betaincc
 from torch import Tensor
 
-from theory.checks import check, check_finite
+from theory.checks import check, check_finite, check_tensor
 from theory.isotropic import expected_best_cosine_bound, isotropic_rows
 from theory.matching import match
 from theory.statistics import mcdiarmid_radius
@@ -187,6 +187,7 @@ def _recovered_bound(n_features: int, n_latents: int, d_in: int, *, signed: bool
 
 
 def _check_directions(dictionary: Tensor, W_dec: Tensor) -> None:
+    check_tensor("recovery", dictionary=dictionary, W_dec=W_dec)
     shapes = (tuple(dictionary.shape), tuple(W_dec.shape))
     fits = dictionary.ndim == W_dec.ndim == 2 and dictionary.shape[1] == W_dec.shape[1]
     rule = "dictionary [n_features, d_in] and W_dec [n_latents, d_in]"

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from theory.checks import check, check_finite
+from theory.checks import check, check_finite, check_size, check_tensor
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def spectral_fve_bound(
     """
     where = "spectral_fve_bound"
     w = checked_weights(where, rows, weights)
-    check(n_latents >= 0, where, "n_latents >= 0", n_latents=n_latents)
+    check_size(where, 0, n_latents=n_latents)
     rows = rows.detach().double()
     total = (w * rows.square().sum(1)).sum()
     check(bool(total > 0), where, "rows with positive weighted energy", energy=total.item())
@@ -75,7 +75,7 @@ def spectral_loss_bound(covariance: Float[Tensor, "d_in d_in"], n_latents: int) 
     check_finite(where, covariance=covariance)
     square = covariance.ndim == 2 and covariance.shape[0] == covariance.shape[1]
     check(square, where, "a square matrix", shape=tuple(covariance.shape))
-    check(n_latents >= 0, where, "n_latents >= 0", n_latents=n_latents)
+    check_size(where, 0, n_latents=n_latents)
     matrix = covariance.detach().double()
     scale = matrix.abs().max().item()
     gap = (matrix - matrix.T).abs().max().item()
@@ -103,7 +103,7 @@ def coherence_fve_bound(
     where = "coherence_fve_bound"
     check(1 <= rank <= n_rows, where, f"1 <= rank <= {n_rows} (n_rows)", rank=rank)
     check(0 <= rms_coherence <= 1, where, "0 <= rms_coherence <= 1", rms_coherence=rms_coherence)
-    check(n_latents >= 0, where, "n_latents >= 0", n_latents=n_latents)
+    check_size(where, 0, n_latents=n_latents)
     if n_latents >= rank:
         return 1.0
     share = n_latents / rank
@@ -132,6 +132,7 @@ def checked_weights(
     where: str, rows: Float[Tensor, "n_rows d_in"], weights: Float[Tensor, " n_rows"] | None
 ) -> Float[Tensor, " n_rows"]:
     """Returns the weights in float64 (ones for None) after checking rows and weights."""
+    check_tensor(where, rows=rows)
     shape = tuple(rows.shape)
     check(rows.ndim == 2 and 0 not in shape, where, "rows [n_rows, d_in]", rows=shape)
     check_finite(where, rows=rows)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from toymodels.checks import check, check_finite
+from toymodels.checks import check, check_finite, check_tensor
 
 _UNIT_TOLERANCE = 1e-4  # a float32 row of 10^5 entries is normalised to better than this
 
@@ -25,6 +25,7 @@ class Dictionary:
     vectors: Float[Tensor, "n_features d_in"]
 
     def __post_init__(self) -> None:
+        check_tensor("Dictionary", vectors=self.vectors)
         shape = tuple(self.vectors.shape)
         check(len(shape) == 2 and 0 not in shape, "Dictionary", "a non-empty matrix", shape=shape)
         norms = self.vectors.norm(dim=1)
@@ -42,6 +43,7 @@ class Dictionary:
     @classmethod
     def normalise(cls, rows: Float[Tensor, "n_features d_in"]) -> "Dictionary":
         """Returns the dictionary of the directions of `rows`, none of which may be zero."""
+        check_tensor("Dictionary.normalise", rows=rows)
         norms = rows.norm(dim=1, keepdim=True)
         check(
             bool((norms > 0).all()),

@@ -1,6 +1,7 @@
 """The base of every toy distribution: a law of codes whose moments are declared exactly."""
 
 import dataclasses
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from toymodels.checks import check, check_size
+from toymodels.checks import check, check_generator, check_size
 from toymodels.codes import Codes
 from toymodels.events import Events
 from toymodels.magnitudes import Constant, Magnitude
@@ -30,6 +31,29 @@ class ToyDistribution(ABC):
 
     n_features: Any  # an int: field or property of the subclass
 
+    def __post_init__(self) -> None:
+        """Refuses magnitudes that are none, for every law, before it checks the rest."""
+        for f in dataclasses.fields(self):  # type: ignore[arg-type]
+            if f.type in (Magnitude, "Magnitude"):
+                value = getattr(self, f.name)
+                rule = f"a Magnitude as {f.name}"
+                todo = "pass one such as Uniform() or Constant(1.0)"
+                ok = isinstance(value, Magnitude)
+                check(ok, type(self).__name__, rule, todo, **{f.name: value})
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Has the check above run first in a subclass that checks its own fields."""
+        super().__init_subclass__(**options)
+        own = vars(cls).get("__post_init__")
+        if own is not None:
+
+            @functools.wraps(own)
+            def both(self: ToyDistribution) -> None:
+                ToyDistribution.__post_init__(self)
+                own(self)
+
+            cls.__post_init__ = both
+
     @property
     def signed(self) -> bool:
         """Returns whether a code may be negative."""
@@ -42,9 +66,11 @@ class ToyDistribution(ABC):
             n: number of samples, >= 1.
             generator: where the randomness comes from; see `stream`.
         Raises:
-            ValueError: n < 1.
+            ValueError: n < 1, or no generator.
         """
-        check_size(type(self).__name__ + ".sample", n=n)
+        where = type(self).__name__ + ".sample"
+        check_size(where, n=n)
+        check_generator(where, generator)
         return self._codes(self._sample(n, generator=generator), n)
 
     def sample_given(self, n: int, feature: int, *, generator: torch.Generator) -> Codes:
@@ -62,6 +88,7 @@ class ToyDistribution(ABC):
         """
         where = type(self).__name__ + ".sample_given"
         check_size(where, n=n)
+        check_generator(where, generator)
         self._check_can_fire(where, feature, "a feature that can fire")
         return self._codes(self._sample_given(n, feature, generator=generator), n)
 

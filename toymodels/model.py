@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from toymodels.checks import check, check_finite, check_generator
+from toymodels.checks import check, check_finite, check_generator, check_tensor
 from toymodels.codes import Batch, Codes
 from toymodels.dictionary import Dictionary
 from toymodels.distribution import ToyDistribution
@@ -24,7 +24,8 @@ class ToyModel:
         bias: [d_in], or None for 0.
         scale: factor of everything, > 0; `normalised` chooses it.
     Raises:
-        ValueError: sizes that do not fit, a negative noise_std or scale, a bias with NaN.
+        ValueError: no law or no `Dictionary`, sizes that do not fit, a negative noise_std or scale,
+            a bias with NaN.
     Example:
         >>> world = ToyModel(Independent(8, 0.1), polygon(8))
         >>> world.sample(5, generator=stream(0, "train")).x.shape
@@ -38,6 +39,13 @@ class ToyModel:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
+        for name, kind, todo in (
+            ("distribution", ToyDistribution, "pass a law such as Independent(n_features, p)"),
+            ("dictionary", Dictionary, "pass Dictionary(vectors), with unit rows"),
+        ):
+            value = getattr(self, name)
+            got = {name: type(value).__name__}
+            check(isinstance(value, kind), "ToyModel", f"a {kind.__name__}", todo, **got)
         n_features, d_in = self.dictionary.n_features, self.dictionary.d_in
         check(
             self.distribution.n_features == n_features,
@@ -50,6 +58,7 @@ class ToyModel:
         ok = 0 < self.scale < float("inf")
         check(ok, "ToyModel", "a finite scale > 0", scale=self.scale)
         if self.bias is not None:
+            check_tensor("ToyModel", bias=self.bias)
             shape = tuple(self.bias.shape)
             check(shape == (d_in,), "ToyModel", f"a bias of shape ({d_in},)", bias_shape=shape)
             check_finite("ToyModel", bias=self.bias)

@@ -23,7 +23,7 @@ def stream(seed: int, name: str, device: str = "cpu") -> torch.Generator:
         name: the purpose, e.g. "dictionary", "train", "eval"; not empty.
         device: where the generator draws ("cpu", "cuda", ...).
     Raises:
-        ValueError: a negative or non-integer seed, an empty name.
+        ValueError: a negative or non-integer seed, an empty name, a device torch does not have.
     Example:
         >>> a, b = stream(0, "train"), stream(0, "train")
         >>> bool((torch.rand(3, generator=a) == torch.rand(3, generator=b)).all())
@@ -34,7 +34,12 @@ def stream(seed: int, name: str, device: str = "cpu") -> torch.Generator:
     check(isinstance(name, str) and name != "", "stream", "a name such as 'train'", name=name)
     digest = hashlib.sha256(f"{seed}\0{name}".encode()).digest()
     sequence = np.random.SeedSequence(int.from_bytes(digest, "big"))
-    generator = torch.Generator(device=device)
+    try:
+        generator = torch.Generator(device=device)
+    except RuntimeError as error:
+        rule, reason = "a device that torch can draw on here, such as 'cpu'", str(error)
+        check(False, "stream", rule, reason.partition(". ")[0], device=device)
+        raise
     if generator.device.type != "cpu":
         low, high = sequence.generate_state(2)
         return generator.manual_seed((int(high) << 32 | int(low)) >> 1)

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from toymodels.checks import check
+from toymodels.checks import check, check_size
 from toymodels.dictionary import Dictionary
 
 
@@ -20,6 +20,7 @@ def orthonormal(
     Args:
         n_features: from 1 to d_in.
     """
+    check_size("orthonormal", n_features=n_features, d_in=d_in)
     check(
         1 <= n_features <= d_in,
         "orthonormal",
