@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from theory import eigenspace_rotation, fragility, isotropic_rows, projector_change
-from toymodels import hadamard_union, stream
+from theory.claims import g2
+from toymodels import hadamard_union, polygon, stream
 
 # The module, beside the function of the same name.
 module = importlib.import_module("theory.fragility")
@@ -147,6 +148,14 @@ def test_rotation_of_known_angle_and_its_null():
 
 EYE = torch.eye(3)
 ONES = torch.ones(3)
+
+
+@pytest.mark.parametrize("changes", [(1.0, 1.0, -1.0, -1.0), (1.0, -1.0, 0.5, 0.5)])
+def test_changes_that_cancel_have_no_eigenspace(changes):
+    """Opposite rows: D^T diag(xi) D is rounding in the first case, its twin has a gap of 2."""
+    instance = g2.Shifted(polygon(4, dtype=torch.float64), (1.0,) * 4, changes, step=0.5, r=1)
+    assert instance.tight()
+    assert bool(g2.compare(instance)) == (changes[1] != changes[0])
 
 
 @pytest.mark.parametrize(

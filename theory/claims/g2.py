@@ -15,6 +15,7 @@ from toymodels import Dictionary, orthonormal, polygon, simplex
 from toymodels import strategies as tms
 
 LEAST_GAP = 1e-3  # relative to the largest eigenvalue: below it rounding decides the eigenspace
+LEAST_SHIFT_GAP = 1e-2  # of a tight frame's change, relative to the largest eigenvalue of Sigma
 MAX_FEATURES = 12
 
 
@@ -93,11 +94,26 @@ def bases_of(d_in: int) -> st.SearchStrategy[Float[Tensor, "d_in d_in"]]:
     )
 
 
-def gap_after(matrix: Float[Tensor, "d_in d_in"], r: int) -> float:
-    """Returns lambda_r - lambda_(r+1), relative to the largest absolute eigenvalue."""
+def gap_after(
+    matrix: Float[Tensor, "d_in d_in"], r: int, moment: Float[Tensor, "d_in d_in"]
+) -> float:
+    """Returns lambda_r - lambda_(r+1) of `matrix`, relative to the largest eigenvalue of `moment`.
+
+    Not of the matrix itself: changes that cancel leave rounding alone, whose own gap is large.
+    """
     values = torch.linalg.eigvalsh(matrix).flip(0)
-    largest = float(values.abs().max())
-    return float(values[r - 1] - values[r]) / largest if largest > 0 else 0.0
+    return float(values[r - 1] - values[r]) / float(torch.linalg.eigvalsh(moment)[-1])
+
+
+def _gap(instance: Shifted) -> float:
+    moment = instance.moment(0.0)
+    return gap_after(moment, instance.r, moment)
+
+
+def _shift_gaps(instance: Shifted) -> tuple[float, float]:
+    """Returns the gaps after the top r and after the bottom r eigenvalues of the change."""
+    change, moment = instance.change(), instance.moment(0.0)
+    return gap_after(change, instance.r, moment), gap_after(-change, instance.r, moment)
 
 
 def distance(a: Float[Tensor, "d d"], b: Float[Tensor, "d d"], r: int) -> float:
@@ -111,7 +127,7 @@ def compare(instance: Shifted) -> Comparisons:
         return VOID
     if instance.tight():
         return compare_tight(instance)
-    if gap_after(instance.moment(0.0), r) < LEAST_GAP:
+    if _gap(instance) < LEAST_GAP:
         return VOID
     vectors, e, change = instance.dictionary.vectors, instance.e(), instance.change()
     projector = _projector(instance.moment(0.0), r)
@@ -138,18 +154,19 @@ def compare(instance: Shifted) -> Comparisons:
 
 def compare_tight(instance: Shifted) -> Comparisons:
     r, change, step = instance.r, instance.change(), instance.step
-    if gap_after(change, r) < LEAST_GAP * 10:
+    top, bottom = _shift_gaps(instance)
+    if top < LEAST_SHIFT_GAP:
         return VOID
-    # Rounding of Sigma, relative to step * |dS|, turns the eigenspace by about that over the gap.
-    scale = 1e-3 / (step * gap_after(change, r))
+    # Rounding of Sigma turns the eigenspace by about itself over the gap of step * dS.
+    scale = 1e-3 / (step * top)
     found = fragility(instance.dictionary.vectors, instance.e(), r)
     results = [
         equal("distance from the eigenspace of D^T diag(xi) D",
               distance(instance.moment(step), change, r), 0.0, scale=scale),
         equal("1 / fragility", 1 / found.lower, 0.0),
     ]  # fmt: skip
-    if gap_after(-change, r) >= LEAST_GAP * 10:
-        scale = 1e-3 / (step * gap_after(-change, r))
+    if bottom >= LEAST_SHIFT_GAP:
+        scale = 1e-3 / (step * bottom)
         apart = distance(instance.moment(-step), -change, r)
         results.append(equal("distance at -epsilon from the lowest", apart, 0.0, scale=scale))
     return tuple(results)
@@ -164,7 +181,7 @@ def whatever_the_sign(instance: Shifted) -> Comparisons:
     r, change = instance.r, instance.change()
     if r >= instance.dictionary.d_in or not instance.tight():
         return VOID
-    if min(gap_after(change, r), gap_after(-change, r)) < LEAST_GAP * 10:
+    if min(_shift_gaps(instance)) < LEAST_SHIFT_GAP:
         return VOID
     less = instance.moment(-instance.step)
     return (at_most("distance of the eigenspace at -step", distance(less, change, r), 0.0),)
@@ -178,7 +195,7 @@ def in_proportion(instance: Shifted) -> Comparisons:
     )
     if r >= instance.dictionary.d_in:
         return VOID
-    if min(gap_after(instance.change(), r), gap_after(turned.change(), r)) < LEAST_GAP * 10:
+    if min(_shift_gaps(instance)[0], _shift_gaps(turned)[0]) < LEAST_SHIFT_GAP:
         return VOID
     shifts = instance.moment(instance.step) - turned.moment(instance.step)
     size = float(torch.linalg.norm(shifts) / torch.linalg.norm(instance.moment(0.0)))
@@ -188,7 +205,7 @@ def in_proportion(instance: Shifted) -> Comparisons:
 
 def half_the_bound(instance: Shifted) -> Comparisons:
     r = instance.r
-    if r >= instance.dictionary.d_in or gap_after(instance.moment(0.0), r) < LEAST_GAP:
+    if r >= instance.dictionary.d_in or _gap(instance) < LEAST_GAP:
         return VOID
     found = fragility(instance.dictionary.vectors, instance.e(), r)
     xi = found.signs
