@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from figures.draw import write
 from figures.timing import Work, in_turn, machine, middle
 from sae import TopK, TrainConfig, train
+from sae.durable import write_whole
 from toymodels import Independent, ToyModel, random_unit, stream
 
 RESULTS = Path(__file__).with_name("reference") / "bench_cost_scaling.json"
@@ -62,7 +62,7 @@ def main() -> None:
             rows.append({"engine": engine, "size": asdict(size), "seconds": costs})
             print(f"{axis}: {engine:<6} {size}: {middle(costs):.3f} s", flush=True)
         results[axis] = rows
-    write(RESULTS, (json.dumps(results, indent=1) + "\n").encode())
+    write_whole(RESULTS, (json.dumps(results, indent=1) + "\n").encode())
     print(f"written: {RESULTS}")
 
 

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from figures.draw import write
 from figures.timing import machine
+from sae.durable import write_whole
 from toymodels import (
     Hierarchy,
     Independent,
@@ -130,7 +130,7 @@ def main() -> None:
         _scaling("Hierarchy", _regular_forest),
     ]
     if has_peer:
-        write(RESULTS, (json.dumps(results, indent=1) + "\n").encode())
+        write_whole(RESULTS, (json.dumps(results, indent=1) + "\n").encode())
         print(f"written: {RESULTS}")
 
 

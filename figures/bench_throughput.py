@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from figures import peers
-from figures.draw import write
 from figures.timing import Work, in_turn, limits, machine, middle
 from sae import TopK, TrainConfig, train
+from sae.durable import write_whole
 from toymodels import Independent, ToyModel, random_unit, stream
 
 RESULTS = Path(__file__).with_name("reference") / "bench_throughput.json"
@@ -67,7 +67,7 @@ def main() -> None:
     if "sae-lens" not in versions:
         print("sae-lens is not installed: nothing is written")
         return
-    write(RESULTS, (json.dumps(results, indent=1) + "\n").encode())
+    write_whole(RESULTS, (json.dumps(results, indent=1) + "\n").encode())
     print(f"written: {RESULTS}")
 
 

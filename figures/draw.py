@@ -29,7 +29,7 @@ from matplotlib.figure import Figure
 
 from figures.runner import PRESETS
 from figures.runs import ROOT, device, require, tally
-from sae.durable import DiskError
+from sae.durable import DiskError, disk_errors, write_whole
 from sae.store import NUMERICS_VERSION, describe, digest
 
 STYLE = Path(__file__).with_name("paper.mplstyle")
@@ -85,6 +85,7 @@ def draw(script: Path, preset: str, out: Path) -> dict[str, object]:
 
     Raises:
         Refused: `check` does not hold, or checked nothing; nothing is written then.
+        DiskError: a run cannot be stored, or a file cannot be written to `out`.
     """
     mpl.use("Agg")
     module = load(script)
@@ -126,13 +127,13 @@ def draw(script: Path, preset: str, out: Path) -> dict[str, object]:
         "commit": _commit(),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-    out.mkdir(parents=True, exist_ok=True)
-    write(out / f"{name}.npz", npz_bytes(data))
-    write(out / f"{name}.pdf", pdf)
-    write(out / f"{name}.png", png)
-    if text is not None:
-        write(out / f"{name}.html", text)
-    write(out / f"{name}.run.json", json.dumps(record, indent=1).encode())
+    with disk_errors("figures", f"write {name}", out):
+        write_whole(out / f"{name}.npz", npz_bytes(data))
+        write_whole(out / f"{name}.pdf", pdf)
+        write_whole(out / f"{name}.png", png)
+        if text is not None:
+            write_whole(out / f"{name}.html", text)
+        write_whole(out / f"{name}.run.json", json.dumps(record, indent=1).encode())
     return record
 
 
@@ -146,13 +147,6 @@ def npz_bytes(data: dict[str, np.ndarray]) -> bytes:
             entry = zipfile.ZipInfo(f"{name}.npy")  # its date is 1980-01-01
             archive.writestr(entry, array.getvalue(), zipfile.ZIP_DEFLATED)
     return buffer.getvalue()
-
-
-def write(path: Path, data: bytes) -> None:
-    """Replaces the file at once: whoever reads it sees the old bytes or the new ones."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    scratch.write_bytes(data)
-    os.replace(scratch, path)
 
 
 def _render(
@@ -224,11 +218,11 @@ def _main(script: str, preset: str, out: str, result: str) -> None:
     except Refused as error:
         status, message = "refused", str(error)
     except DiskError as error:  # says what to do; where it was raised says nothing more
-        status, message = "crashed", f"{error}, as the value of SAE_TESTBED_RUNS"
+        status, message = "crashed", f"{error} (--out of figures, SAE_TESTBED_RUNS of runs)"
     except Exception:
         status, message = "crashed", traceback.format_exc()
     answer = {"status": status, "message": message, "record": record}
-    write(Path(result), json.dumps(answer).encode())
+    write_whole(Path(result), json.dumps(answer).encode())
 
 
 if __name__ == "__main__":

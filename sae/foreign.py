@@ -70,7 +70,8 @@ def load_any(path: str | Path) -> SAE:
         return from_dictionary_learning(path)
     names = f"{WEIGHTS} (ours or SAELens), {SPARSIFY_WEIGHTS} (sparsify)"
     rule = f"a folder with {names} or {PICKLED_WEIGHTS} (dictionary_learning)"
-    raise ValueError(f"load_any: expected {rule}, got path={str(path)!r}")
+    todo = "download the whole folder, and pass the one that holds these files"
+    raise ValueError(f"load_any: expected {rule}, got path={str(path)!r}; {todo}")
 
 
 def from_sparsify(path: str | Path) -> SAE:

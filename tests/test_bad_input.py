@@ -27,6 +27,7 @@ from toymodels import (
     hadamard_union,
     orthonormal,
     polygon,
+    random_mixing,
     random_unit,
     stream,
 )
@@ -224,6 +225,14 @@ TOYMODELS = [
         "random_unit",
         "an integer n_features >= 1",
         "n_features=0",
+    ),
+    *(
+        (make, where, "a torch.Generator", "generator=0; use stream(seed, name)")
+        for make, where in (
+            (lambda: orthonormal(2, 3, generator=0), "orthonormal"),
+            (lambda: random_unit(5, 3, generator=0), "random_unit"),
+            (lambda: random_mixing(5, 4, 2, generator=0), "random_mixing"),
+        )
     ),
     (
         lambda: ToyModel(Independent(3, 0.1), Dictionary(torch.eye(2))),

@@ -1,5 +1,6 @@
 """The runner draws only what its check holds for, repeats itself exactly, and can be stopped."""
 
+import errno
 import json
 import os
 import re
@@ -23,6 +24,7 @@ from figures.compare import compare_arrays  # noqa: E402
 from figures.draw import Refused, draw, load, npz_bytes  # noqa: E402
 from figures.gallery import write_gallery  # noqa: E402
 from figures.runner import _summary, discover, known_seconds, listing  # noqa: E402
+from sae.durable import DiskError  # noqa: E402
 
 TINY = '''
 """Parabolas open upwards <everywhere>.
@@ -279,12 +281,21 @@ def test_a_store_that_cannot_be_written_is_answered_in_one_line(
     assert main(["--preset", "smoke"], folder) == 1
     printed = capfd.readouterr()
     assert "Traceback" not in printed.out + printed.err
-    line = (
-        r"^    Store: .* in /proc/x: .*; choose another folder, as the value of SAE_TESTBED_RUNS$"
-    )
+    todo = r"choose another folder \(--out of figures, SAE_TESTBED_RUNS of runs\)"
+    line = rf"^    Store: .* in /proc/x: .*; {todo}$"
     assert re.search(line, printed.out, re.MULTILINE)
     assert "index.html" not in printed.out
     assert list((folder / "out").iterdir()) == []
+
+
+def test_a_full_disk_is_answered_in_one_line(folder, tmp_path, monkeypatch):
+    def full(path, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("figures.draw.write_whole", full)
+    line = rf"figures: cannot write fig_tiny in {tmp_path}: No space left .*; free some space or "
+    with pytest.raises(DiskError, match=line):
+        draw(folder / "fig_tiny.py", "smoke", tmp_path)
 
 
 def test_help_names_a_figure(capsys):

@@ -141,6 +141,8 @@ def test_pin_writes_every_false_claim_and_clears_what_is_stale(tmp_path, monkeyp
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["A1__correlated-codes.json", "C1__ray-sign-flips.json", "mine.json"]
     assert cli.main(["pin", str(tmp_path), "--jobs", "0"]) == 2
+    assert cli.main(["pin", "/proc/x", "--examples", "1"]) == 2
+    assert "a folder that can be made, got folder='/proc/x'" in capsys.readouterr().err
 
 
 def test_falsify_prints_the_same_minimal_counterexample_each_time(capsys):

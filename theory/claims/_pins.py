@@ -26,7 +26,11 @@ def pin(folder: Path, *, examples: int, jobs: int) -> tuple[str, ...]:
     """
     checks.check(examples >= 1, "pin", "examples >= 1", examples=examples)
     checks.check(jobs >= 1, "pin", "jobs >= 1", jobs=jobs)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        where = {"folder": str(folder), "error": error.strerror}
+        checks.check(False, "pin", "a folder that can be made", "choose another", **where)
     keys = [claim.key for claim in false_claims()]
     one = partial(_pin_one, folder=folder, examples=examples)
     context = multiprocessing.get_context("spawn")

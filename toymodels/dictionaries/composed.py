@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from toymodels.checks import check, check_finite, check_size
+from toymodels.checks import check, check_finite, check_generator, check_size
 from toymodels.dictionary import Dictionary
 
 _PARALLEL = 1e-6  # rows closer than this in angle (radians) count as proportional
@@ -89,6 +89,7 @@ def random_mixing(
     """
     where = "random_mixing"
     check_size(where, n_features=n_features, n_atoms=n_atoms, per_feature=per_feature)
+    check_generator(where, generator)
     check(n_atoms >= 3, where, "n_atoms >= 3", n_atoms=n_atoms)
     ok = 2 <= per_feature < n_atoms
     check(ok, where, f"2 <= per_feature <= {n_atoms - 1} (n_atoms - 1)", per_feature=per_feature)

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from toymodels.checks import check, check_size
+from toymodels.checks import check, check_generator, check_size
 from toymodels.dictionary import Dictionary
 
 
@@ -21,6 +21,7 @@ def orthonormal(
         n_features: from 1 to d_in.
     """
     check_size("orthonormal", n_features=n_features, d_in=d_in)
+    check_generator("orthonormal", generator)
     check(
         1 <= n_features <= d_in,
         "orthonormal",

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from toymodels.checks import check_size
+from toymodels.checks import check_generator, check_size
 from toymodels.dictionary import Dictionary
 
 
@@ -23,6 +23,7 @@ def random_unit(
         n_features, d_in: >= 1.
     """
     check_size("random_unit", n_features=n_features, d_in=d_in)
+    check_generator("random_unit", generator)
     device = generator.device
     normal = torch.randn(n_features, d_in, dtype=torch.float64, device=device, generator=generator)
     return Dictionary(torch.nn.functional.normalize(normal, dim=1).to(dtype))
