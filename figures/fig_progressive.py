@@ -11,7 +11,7 @@ negatives included, every SAE in every world is worse than the mean: a code of g
 times x (the quarter law), which is an error of (n/d - 1)^2. By index Matryoshka is ahead of its
 latents in random order. Non-negative least squares on the same latents removes more than half of
 the error of TopK and Multi-TopK at 4k: the coefficients are at fault, not the latents. (Where the
-positives span the space it removes all, which proves nothing.)
+cone of the positives is the space it removes all, which proves nothing.)
 
 Last row: the k most negative pre-activations, added to the code. With the decoder as it is they
 multiply the error of TopK, Multi-TopK and ReLU on rays; with the best scale for each of the two
