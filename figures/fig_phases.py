@@ -11,13 +11,13 @@ term at 445; with it 5+ is never preferred.
 
 (d) Exact loss along SGD (1,000 samples, batch 20, lr .005; at smoke 200 and .05). From near a
 square every plateau is nearer to the loss of its own polygon than to any other's; of all plateaus
-more are than random levels would be (p < 1e-6). The exceptions start from random weights and wait
-around a saddle that is no regular polygon, a pentagon with two columns at one corner (drawn, not
-asserted; one that drifts on may count as a pentagon in passing). (e) Moves between plateaus: each
-lowers L. Published sampled estimates of lambda rise along SGD as the loss falls; the exact lambda
-rises in no move between these phases, and the posterior's move from 5 to 6 is never made. Lines
-and counts: all runs of all worlds (samples, start and order of each run fresh; 8 runs of either
-kind in 3 worlds at quick, 12 in 8 at paper).
+more are than independent random levels would be (p < 1e-6). The exceptions start from random
+weights and wait around a saddle that is no regular polygon, a pentagon with two columns at one
+corner (drawn, not asserted; one that drifts on may count as a pentagon in passing). (e) Moves
+between plateaus: each lowers L. Published sampled estimates of lambda rise along SGD as the loss
+falls; the exact lambda rises in no move between these phases, and the posterior's move from 5 to 6
+is never made. Lines and counts: all runs of all worlds (samples, start and order of each run fresh;
+8 runs of either kind in 3 worlds at quick, 12 in 8 at paper).
 
 Paper: fig:phases. Potential, phases, protocol: Chen, Lau, Mendel, Wei & Murfet 2023, arXiv
 2310.06301.

@@ -1,6 +1,7 @@
 """The panels of fig_fragility_of_bases, and what both they and its claims know of the arrays."""
 
 import math
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -47,8 +48,8 @@ def first_changes(data: dict[str, np.ndarray]) -> dict[str, tuple[float, float]]
         "reweighting: rank": (another_rank("reweighted"), reweighted),
         "a share of new pairs: rank": (another_rank("all pairs"), grown),
         "one new pair: place": (jump, grown),
-        "rare to common,\ninside the span": inside,
-        "rare to common,\noutside": outside,
+        "a new feature,\ninside the span": inside,
+        "a new feature,\noutside": outside,
         "reweighting: phase": (phase, reweighted),
     }
 
@@ -102,7 +103,7 @@ def draw_ranks(ax: Axes, data: dict[str, np.ndarray]) -> None:
         ((6, "all pairs"), RANK_6, "6-gon, new pairs", "^:"),
     ):
         change = data["rank_by_world"][:, CELLS.index(cell)] / before - 1
-        _line(ax, data["followed"], change, WEIGHTS, style, f"weights, {label}")
+        _line(ax, data["followed"], change, WEIGHTS, style, f"weights, {label}", ms=9)
     base = data["base_found_by_world"][:, None]
     for name, style, label in (("reweighted", "o-", "reweighted"), ("grown", "s--", "new pairs")):
         change = data[f"{name}_found_by_world"] / base - 1
@@ -182,11 +183,10 @@ def _line(
     colour: str,
     style: str,
     label: str,
-    alpha: float = 1.0,
+    **options: float,
 ) -> None:
     """Mean over worlds and their range."""
     mean = by_world.mean(0)
     spread = np.stack([mean - by_world.min(0), by_world.max(0) - mean]).clip(min=0)
-    ax.errorbar(
-        x, mean, yerr=spread, fmt=style, color=colour, label=label, alpha=alpha, capsize=2, lw=1.2
-    )
+    given: dict[str, Any] = {"capsize": 2, "lw": 1.2, **options}
+    ax.errorbar(x, mean, yerr=spread, fmt=style, color=colour, label=label, **given)

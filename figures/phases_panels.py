@@ -114,13 +114,14 @@ def draw_moves(ax: Axes, data: dict[str, np.ndarray]) -> None:
         counts = Counter((int(a), int(b)) for a, b in rows[:, 3:5])
         for (a, b), n in counts.items():
             if a in places and b in places:
-                start, end = ((x + 0.06 * kind, y) for x, y in (places[a], places[b]))
+                back = 0.003 * ((b, a) in counts) * (1 if a < b else -1)  # there and back apart
+                start, end = ((x + 0.06 * kind, y + back) for x, y in (places[a], places[b]))
                 _arrow(ax, start, end, COLOURS[name], "-", str(n), at=0.65 - 0.3 * kind)
     _arrow(ax, places[50], places[60], BLACK, "--", "posterior")
     for code, (x, y) in places.items():
         ax.plot(x, y, "o", color=BLACK if code else RED, ms=6, zorder=4)
         text = name_of(code // 10, code % 10) if code else "two at\none corner"
-        place = (-4, -13) if code == 50 else (7, 3) if code else (-14, 8)
+        place = (-2, -20) if code == 50 else (7, 3) if code else (-14, 14)
         ax.annotate(text, (x, y), place, textcoords="offset points", fontweight="bold", zorder=5)
     for name in STARTS:
         ax.plot([], [], color=COLOURS[name], label=LABELS[name])

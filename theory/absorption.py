@@ -56,7 +56,8 @@ def absorption(
     latent l is silent (latents <= 0) and the other latents put at least `supplied` of it where it
     points: sum_{j != l} z_j <w_j, d_i> >= supplied a_i. The share counts the same sum at every
     firing, silent latent or not, against sum a_i: with the parent's latent at d_p - delta d_c in
-    the encoder and the child's at d_c + delta d_p in the decoder it is delta Pr(child | parent).
+    the encoder and the child's at d_c + delta d_p in the decoder it is delta Pr(child | parent), if
+    both have one and the same strength.
 
     Null: the other latents' contribution is independent of the feature. Every firing is paired
     with every sample in which the feature is silent (exactly, by counting; no draws). So chance

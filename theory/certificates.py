@@ -56,7 +56,8 @@ def support_certificate(
     """Returns Tropp's exact recovery condition of one support, sharper than coherence.
 
     margin = 1 - max over j not in S of |G_SS^-1 G_Sj|_1. Positive: OMP finds S for every code on S,
-    whatever its magnitudes and signs. Not positive: it fails for some. 1 if S holds all features.
+    whatever its magnitudes and signs. Negative: it fails for some; at 0 ties decide. 1 if S holds
+    all features.
 
     Args: dictionary: rows, only their directions count.   active: S, >= 1 distinct indices.
     Raises: ValueError: shapes, NaN, zero rows; an S whose rows are dependent.

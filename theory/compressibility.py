@@ -122,7 +122,7 @@ def copy_baseline(
     """Returns an FVE reached in sample without learning anything: copy some rows, code the others.
 
     1 - sum_{i not in S} w_i |d_i|^2 (1 - R_k^2(d_i; D_S)) / sum_i w_i |d_i|^2, with |S| = n_latents
-    and R_k^2 by `omp`. Every S gives a valid lower end of the curve max over atoms and k-sparse
+    and R_k^2 by `omp`. Every S gives a valid lower end of the curve sup over atoms and k-sparse
     codes of FVE; the better of two is returned: the rows of largest weighted energy, and those
     chosen greedily, each as far as possible from the span of those before (pivoted QR).
 

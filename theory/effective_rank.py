@@ -54,10 +54,10 @@ def effective_rank(
 ) -> EffectiveRank:
     """Returns how many dimensions the second moment of the features has, for a finite sample too.
 
-    Sigma = sum_i e_i d_i d_i^T, e_i = E a_i^2 of uncorrelated codes. For a linear map W [q, d_in]
-    fitted to N samples by L(W) = 1/2 E|(W - W*) x|^2, with a normal prior of precision alpha, the
-    effective number of parameters is q * bayes. It counts dimensions of the span, never features:
-    splitting a feature into copies of the same total energy changes nothing.
+    Sigma = sum_i e_i d_i d_i^T, e_i = E a_i^2 of codes with E[a_i a_j] = 0. For a linear map W [q,
+    d_in] fitted to N samples by L(W) = 1/2 E|(W - W*) x|^2, with a normal prior of precision alpha
+    about W*, the effective number of parameters is q * bayes. It counts dimensions of the span,
+    never features: splitting a feature into copies of the same total energy changes nothing.
     sensitivity_i = alpha N e_i |(N Sigma + alpha I)^-1 d_i|^2.
 
     Null: each direction isotropic, energies as given, from a private generator seeded by the sizes.

@@ -18,7 +18,8 @@ class Hedging:
         negative leans away from it. NaN without a latent or without anything to hedge towards.
     null_stds: [n_features], standard deviation of the degree if the latent's error were isotropic
         (its mean is then 0).
-    p_values: [n_features], one-sided, exactly uniform under that null; small for hedging.
+    p_values: [n_features], one-sided, exactly uniform under that null for d_in >= 3 (1/2
+        or 1 at d_in = 2, where there are but two directions); small for hedging.
     mixing: [n_features], |the latent's error| relative to its part along the feature: tan of the
         angle between the two, >= 0, hedged or not.
     score: mean of the degrees that are defined; NaN if there is none.

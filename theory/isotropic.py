@@ -65,10 +65,10 @@ def isotropic_fve_bound(d: int, m: int, k: int) -> float:
 def isotropic_fve_floor(d: int, m: int, k: int, frame_bound: float | int) -> float:
     """Returns max{k/d, 1 - (1 - A/m)^k}, a lower bound on E R_k^2(u; B) for a random direction u.
 
-    A = lambda_min(B B^T) of m *unit* atoms (`frame_bound`, 0 <= A <= m/d). The second term holds
-    for every u, random or not (each greedy step removes at least A/m of the rest); the first needs
-    rank B >= k. For a unit-norm tight frame A = m/d, so any direction is "composed" to within eps
-    once k is about d ln(1/eps).
+    A = lambda_min(B^T B) of m *unit* atoms, the rows of B (`frame_bound`, 0 <= A <= m/d). The
+    second term holds for every u, random or not (each greedy step removes at least A/m of the
+    rest); the first needs rank B >= k. For a unit-norm tight frame A = m/d, so any direction is
+    "composed" to within eps once k is about d ln(1/eps).
 
     Returns: fraction of squared norm in [0, 1].
     Source: eq:isotropic-null.
@@ -127,7 +127,7 @@ def expected_best_cosine_bound(d: int, m: float | int) -> float:
     bounds E max_j max(0, <u, w_j>), because only half of each line's tail is on the ray.
     Evaluated as m E[T; T >= t0] with T^2 ~ Beta(1/2, (d-1)/2) and m Pr[T >= t0] = min(1, m).
 
-    Returns: cosine in [0, 1], below sqrt(2 ln(2m) / d) wherever that is below 1.
+    Returns: cosine in [0, 1], for m >= 1 at most sqrt(2 ln(2m) / d).
     Source: eq:recovery-chance.
     """
     check(d >= 1 and m > 0, "expected_best_cosine_bound", "d >= 1 and m > 0", d=d, m=m)

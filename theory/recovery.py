@@ -109,8 +109,9 @@ def recovery(
 def recovery_chance(n_features: int, n_latents: int, d_in: int, *, signed: bool = True) -> float:
     """Returns the mean score of 16 draws of isotropic features and isotropic latents (cached).
 
-    Its own error: within sqrt(ln(2/alpha) / (32 n_features)) of the expectation with probability
-    1 - alpha. Refuses above 4 x 10^6 pairs (five seconds); ask `recovery_chance_bound` there.
+    Its own error: within sqrt(ln(2/alpha) (1 + n_latents / n_features) / (32 n_features)) of the
+    expectation with probability 1 - alpha (McDiarmid). Refuses above 4 x 10^6 pairs (five seconds);
+    ask `recovery_chance_bound` there.
     """
     check(
         n_features * n_latents <= MAX_CHANCE_ENTRIES,

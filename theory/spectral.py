@@ -32,7 +32,8 @@ def spectral_fve_bound(
     Bias:     FVE <= 1 - sum_{j > m} lambda_j(M_c) / tr M,       M_c = the same about the w-mean,
               because with a free bias the loss is at least what m directions leave of M_c.
     Both are attained by unrestricted codes (Ky Fan); a sparse or one-shot code does worse. For
-    orthonormal rows: m/n without bias, at most (m+1)/n with. For trained *and* held-out rows.
+    orthonormal rows of equal weights: m/n without bias, at most (m+1)/n with. For trained *and*
+    held-out rows.
 
     Null: none is needed, this is a certificate; a violation is a bug in the FVE.
 

@@ -176,7 +176,7 @@ def samples_to_see_all(
     Args:
         min_firing_prob: the rarest feature's firing probability, in (0, 1].
         times: how often each feature must have fired, >= 1.
-    Source: eq:unseen.
+    Source: eq:coupon.
     """
     where = "samples_to_see_all"
     check(0 < min_firing_prob <= 1, where, "0 < min_firing_prob <= 1", got=min_firing_prob)

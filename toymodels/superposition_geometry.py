@@ -14,13 +14,13 @@ from toymodels.dictionaries.simplex import simplex
 def feature_dimensionality(
     W: Float[Tensor, "*n_instances n_hidden n_features"],
 ) -> Float[Tensor, "*n_instances n_features"]:
-    """Returns D_j = |W_j|^2 / sum_k (W_j . W_k)^2 / |W_j|^2, the dimensions that feature j has.
+    """Returns D_j = |W_j|^4 / sum_k (W_j . W_k)^2, the dimensions that feature j has.
 
-    In [0, 1]: 1 where W_j is orthogonal to all others, r / k for one of k equal columns that are
-    a tight frame of r dimensions (digon 1/2, triangle 2/3, pentagon 2/5), 0 for a zero column.
-    sum_j D_j <= rank W <= n_hidden: by Cauchy and Schwarz D_j is at most the leverage
-    W_j^T (W W^T)^+ W_j, and leverages sum to the rank. Equality for tight frames of equal norms,
-    and for sums of such in orthogonal subspaces.
+    In [0, 1]: 1 where W_j is orthogonal to all others, r / k for one of k columns of equal norm
+    that are a tight frame of r dimensions (digon 1/2, triangle 2/3, pentagon 2/5), 0 for a zero
+    column. sum_j D_j <= rank W <= n_hidden: by Cauchy and Schwarz D_j is at most the leverage W_j^T
+    (W W^T)^+ W_j, and leverages sum to the rank. Equality for tight frames of equal norms, and for
+    sums of such in orthogonal subspaces.
 
     Source: Elhage et al. 2022, arXiv 2209.10652; the same number is the capacity C_j of Scherlis
         et al. 2022, arXiv 2210.01892.

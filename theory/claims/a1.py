@@ -189,7 +189,8 @@ CLAIM = Claim(
     "E|x - x_hat|^2 is the tail eigenvalue sum of Cov(a) beyond the m-th, plus "
     "sigma^2 (d_in - m). For uncorrelated codes that is the sum of the smallest variances, "
     "attained by keeping the m largest variances and putting the other means in the bias. "
-    "Without a bias the least loss lies between the sums of the smallest variances and energies.",
+    "Without a bias it lies between the sums of the smallest variances and energies, for these "
+    "codes.",
     source="Ky Fan 1949 (textbook); hedging: Chanin et al. 2025, arXiv 2505.11756",
     proof="x_hat lies in an m-dimensional affine space: loss >= tr((I-P) Cov x), Ky Fan",
     status="proved",

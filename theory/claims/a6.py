@@ -101,11 +101,12 @@ def cheap_for_every_exponent(law: PowerLaw) -> Comparisons:
 CLAIM = Claim(
     key="A6",
     statement="How fast power-law energies can be compressed\n"
-    "For energies i^-alpha, the integral of t^-alpha over [m+1, n+1] is at most their sum beyond "
-    "m, which is at most the integral over [m, n]. So for alpha > 1 all but a share eps of the "
-    "energy needs at most (eps (alpha-1))^(-1/(alpha-1)) latents, rounded up, whatever n, and "
-    "more than (eps alpha + (n+1)^(1-alpha))^(-1/(alpha-1)) - 1; for alpha < 1 it needs at least "
-    "(n+1) (1-eps)^(1/(1-alpha)) - 1, a fixed fraction of all features, and in the limit no more.",
+    "For energies i^-alpha, alpha >= 0, the integral of t^-alpha over [m+1, n+1] is at most their "
+    "sum beyond m, which is at most the integral over [m, n]. So for alpha > 1 all but a share eps "
+    "of the energy needs at most (eps (alpha-1))^(-1/(alpha-1)) latents, rounded up, whatever n, "
+    "and more than (eps alpha + (n+1)^(1-alpha))^(-1/(alpha-1)) - 1; for alpha < 1 it needs at "
+    "least (n+1) (1-eps)^(1/(1-alpha)) - 1, a fixed fraction of all features, and in the limit no "
+    "more.",
     source="folklore",
     proof="t^-alpha falls; total >= 1 and <= alpha/(alpha-1), or <= n^(1-alpha)/(1-alpha)",
     status="proved",

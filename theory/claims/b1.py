@@ -61,8 +61,9 @@ CLAIM = Claim(
     statement="The spectral null curve bounds every meta-SAE\n"
     "For n unit rows of rank r, m atoms without bias and any code, FVE <= (1/n) sum of the top m "
     "eigenvalues of the Gram matrix <= m/r + sqrt((m/r)(1 - m/r)(r |G|_F^2 / n^2 - 1)), and the "
-    "same with r = n. Orthonormal rows reach m/n, tight ones m/d_in; m/r is always reached. Rows "
-    "exactly compressible to m < n atoms have coherence >= sqrt((n-m) / (m (n-1))).",
+    "same with r = n. Orthonormal rows reach m/n; codes of k >= m atoms reach m/r of any rows, and "
+    "of tight ones no more. Rows exactly compressible to m < n atoms have coherence >= sqrt((n-m) "
+    "/ (m (n-1))).",
     source="new; Ky Fan 1949, Welch 1974",
     proof="Ky Fan, then Cauchy-Schwarz on the top m and the other r - m eigenvalues; "
     "rank <= m gives |G|_F^2 >= n^2 / m",

@@ -136,8 +136,8 @@ CLAIM = Claim(
     "For u uniform on the sphere of R^d, independent of m atoms, and k < d: "
     "P = min{1, C(m,k) Pr[Beta(k/2, (d-k)/2) >= R_k^2(u)]} satisfies Pr(P <= a) <= a; for m = k "
     "independent atoms it is uniform. Greedy and non-negative codes explain less and stay valid. "
-    "With Benjamini-Yekutieli over rows and copies set aside, the chance of any discovery among "
-    "unrelated rows is at most the false discovery rate.",
+    "If all rows are unrelated, Benjamini-Yekutieli over rows, with copies set aside, makes any "
+    "discovery with a probability of at most the false discovery rate.",
     source="new; Benjamini & Yekutieli 2001",
     proof="|P_S u|^2 is Beta(|S|/2, (d-|S|)/2); union bound over supports; smaller R^2, larger P; "
     "setting a p-value to 1 only enlarges it",

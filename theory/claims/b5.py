@@ -129,7 +129,8 @@ CLAIM = Claim(
     "measure 0.",
     source="new; Sard 1942",
     proof="Each exchange of atoms is a null direction of the Jacobian; finitely many supports, and "
-    "a smooth map has a null image where its rank is below the dimension everywhere",
+    "a smooth map has a null image where its rank is below the dimension everywhere; dependent "
+    "atoms, m <= d, leave rows of rank below m, a null set too",
     status="proved",
     kind="exact",
     paper_label="eq:generic",

@@ -67,6 +67,7 @@ def compare(instance: Sampling) -> Comparisons:
     least, n = float(p.min()), len(p)
     once = samples_to_see_all(least, n, delta)
     often = samples_to_see_all(least, n, delta, times=times)
+    often_more = samples_to_see_all(least, n, delta, times=max(2, times))
     exclusive = p / max(1.0, float(p.sum()))
     once_exclusive = samples_to_see_all(float(exclusive.min()), n, delta)
     certificate = sample_certificate(p, often, delta, times=times)
@@ -78,6 +79,7 @@ def compare(instance: Sampling) -> Comparisons:
         at_most("missed once, exclusive features", missed_exclusive(exclusive, once_exclusive),
                 delta),
         at_most("missed at some time", missed_independent(p, often, times), delta),
+        at_most("seen r times at most", missed_independent(p, often_more, times + 1), delta),
         at_most("missed at some time, at the certificate's samples",
                 missed_independent(p, short.n_samples, times), delta),
         at_most("certificate's samples, against the closed form", float(certificate.needed),
@@ -103,7 +105,7 @@ CLAIM = Claim(
     key="C4",
     statement="Rare features need samples\n"
     "After N independent samples sum_i (1 - p_i)^N features are unseen on average. With "
-    "probability at least 1 - delta all are seen once N >= ln(n/delta) / p_min, and all at least "
+    "probability at least 1 - delta all are seen once N >= ln(n/delta) / p_min, and all more than "
     "r times once N >= 2 (r + ln(n/delta)) / p_min, whatever the dependence between features.",
     source="folklore (coupon collector; Chernoff)",
     proof="Union bound; Chernoff with (r + 2L)^2 >= 4 L (r + L)",

@@ -103,9 +103,9 @@ def unweighted_is_close(instance: Refit) -> Comparisons:
 CLAIM = Claim(
     key="D2",
     statement="With supports known, energy weights refit atoms best\n"
-    "If the rows are M B plus independent noise of variance sigma^2 / (N e_i) in each coordinate, "
-    "then among all linear unbiased estimates of B the least total variance is that of least "
-    "squares with weights e_i: sigma^2 d / N tr (M^T E M)^-1.",
+    "If e_i > 0 and the rows are M B plus independent noise of variance sigma^2 / (N e_i) in each "
+    "coordinate, then among all linear unbiased estimates of B the least total variance is that of "
+    "least squares with weights e_i: sigma^2 d / N tr (M^T E M)^-1.",
     source="Gauss-Markov (Aitken 1935)",
     proof="Any unbiased A is A_e + Z with Z M = 0, and then Z E^-1 A_e^T = 0",
     status="proved",

@@ -120,11 +120,11 @@ def recovers_a_feature(instance: Siblings) -> Comparisons:
 CLAIM = Claim(
     key="D4",
     statement="Nested dictionaries hedge between siblings by a known angle\n"
-    "For orthonormal features with uncorrelated codes, keeping the largest variances is optimal "
-    "for all prefixes at once. Two features of equal energy e at an angle theta <= pi/2, one at a "
-    "time, 1-sparse codes and prefixes {1}, {1, 2} of equal weight: the best first latent is at "
-    "atan2(sin(2 theta)/2, 1 + cos(2 theta)/2) / 2 from one of them, between it and the bisector, "
-    "with total loss e (3/2 - sqrt(5/4 + cos 2 theta)).",
+    "For orthonormal features with uncorrelated codes and a decoder bias, keeping the largest "
+    "variances is optimal for all prefixes at once. Two features of equal energy e at an angle "
+    "theta <= pi/2, one at a time, 1-sparse codes and prefixes {1}, {1, 2} of equal weight: the "
+    "best first latent is at atan2(sin(2 theta)/2, 1 + cos(2 theta)/2) / 2 from one of them, "
+    "between it and the bisector, with total loss e (3/2 - sqrt(5/4 + cos 2 theta)).",
     source="new; Matryoshka SAEs: Bussmann et al. 2025, arXiv 2503.17547",
     proof="The second latent takes the worse feature; minimise 2 sin^2 f + sin^2(theta - f)",
     status="proved",

@@ -107,10 +107,10 @@ CLAIM = Claim(
     key="D7",
     statement="What a decodability penalty charges\n"
     "A penalty beta sum_i FVE_i, with the best meta-SAE of m < n atoms and no bias, charges n "
-    "orthonormal rows beta m and exact composites of m atoms beta n: a margin beta (n - m), gone "
-    "as m reaches n. It decides for atoms if and only if that exceeds what composites save in "
-    "reconstruction and sparsity. With a bias atoms pay up to beta (m + 1). A single composite "
-    "among atoms adds no more than beta.",
+    "orthonormal rows beta m and exact composites of at most k of m atoms each beta n: a margin "
+    "beta (n - m), gone as m reaches n. It decides for atoms if and only if that exceeds what "
+    "composites save in reconstruction and sparsity. With a bias atoms pay up to beta (m + 1). A "
+    "single composite among atoms adds no more than beta.",
     source="new; penalty: Levinson 2026, arXiv 2604.03436",
     proof="A2 for orthonormal rows; an exact meta-SAE explains all of each composite; replacing an "
     "orthonormal row by a unit vector in the span of the others gives the spectrum 2, 1, ..., 1, 0",

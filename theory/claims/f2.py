@@ -102,8 +102,8 @@ CLAIM = Claim(
     statement="Sign consistency\n"
     "x is a code a > 0 of k features. If mu < 1/(k-1), the refitted coefficients of the t largest "
     "are all positive, c_i >= a_i (1 - mu (k-t) / (1 - (t-1) mu)); at t = k the code is exact, and "
-    "where k mu < 1 one more feature gets the coefficient 0. The threshold is sharp: with a = 1 "
-    "and G_1l = -mu, other cosines mu, c_1 = 1 - (k-1) mu at t = 1.",
+    "where k mu < 1 one more feature gets the coefficient 0. The threshold is sharp for k >= 3: "
+    "with a = 1 and G_1l = -mu, other cosines mu, c_1 = 1 - (k-1) mu at t = 1.",
     source="new",
     proof="c - a_S = G_S^-1 G_SR a_R; |G_S^-1|_inf <= 1/(1 - (t-1) mu), |G_SR a_R|_inf <= "
     "mu (k-t) a_i, as the prefix holds the largest",

@@ -131,7 +131,7 @@ def tight_frames() -> st.SearchStrategy[Dictionary]:
 CLAIM = Claim(
     key="F4",
     statement="The quarter law of antipodal frames\n"
-    "D is a tight frame of n rays in R^d that holds the opposite of each. For every x, with "
+    "D is a tight frame of n rays in R^d, in pairs of opposites. For every x, with "
     "h = D x and decoder gain d/n, the positive part alone has relative squared error 1/4 and all "
     "of h error 0; at gain 2d/n the positive part has error 0 and all of h error 1. Polygons, x "
     "along a corner, gain d/n: the error never rises along the descending order, ties taken "

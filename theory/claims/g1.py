@@ -133,11 +133,11 @@ def any_number_of_samples(instance: Fitted) -> Comparisons:
 CLAIM = Claim(
     key="G1",
     statement="What the data determine is a matter of rank\n"
-    "For L(W) = 1/2 E|(W - W*) x|^2 with W [q, d_in] the Hessian is I_q x Sigma, Sigma = "
-    "D^T diag(e) D, of rank q rank(D), and the learning coefficient (q/2) rank(D) <= q d_in / 2 is "
-    "blind to the number of features. At N samples and prior precision alpha, (q/2) sum_j "
-    "N lambda_j / (N lambda_j + alpha) is the slope of -ln evidence in ln N, never falls with N, "
-    "and tends to that.",
+    "E[a_i a_j] = 0 for i != j. For L(W) = 1/2 E|(W - W*) x|^2 with W [q, d_in] the Hessian is I_q "
+    "x Sigma, Sigma = D^T diag(e) D, of rank q rank(D), and the learning coefficient (q/2) rank(D) "
+    "<= q d_in / 2 is blind to the number of features. At N samples and a prior of precision alpha "
+    "about W*, (q/2) sum_j N lambda_j / (N lambda_j + alpha) is the slope of -ln evidence in ln N, "
+    "never falls with N, and tends to that.",
     source="new; learning coefficient: Watanabe 2009 (textbook)",
     proof="L is quadratic in W; -ln evidence is (q/2) ln det(I + N Sigma / alpha), whose slope in "
     "ln N rises with N; the nonzero spectra of D^T E D and E^(1/2) D D^T E^(1/2) agree",

@@ -221,10 +221,10 @@ CLAIM = Claim(
     statement="The weight basis is a property of the firing law\n"
     "Tight D with equal energies has Sigma proportional to I, and under e_i (1 + epsilon xi_i) the "
     "top-r eigenspace is that of D^T diag(xi) D for every epsilon > 0, however small, and the "
-    "bottom one for epsilon < 0: the fragility is infinite. Where the gap after the r-th "
-    "eigenvalue is positive, P_r has derivative sum_{a <= r < b} (u_b^T dS u_a) / (lambda_a - "
-    "lambda_b) (u_a u_b^T + transpose), of Frobenius norm at most |dS|_F / gap, and the fragility, "
-    "its largest norm over |xi| <= 1, is attained at a vertex of the cube.",
+    "bottom one for epsilon < 0, where its gap determines them: the fragility is infinite. Where "
+    "the gap after the r-th eigenvalue is positive, P_r has derivative sum_{a <= r < b} (u_b^T dS "
+    "u_a) / (lambda_a - lambda_b) (u_a u_b^T + transpose), of Frobenius norm at most |dS|_F / gap, "
+    "and the fragility, its largest norm over |xi| <= 1, is attained at a vertex of the cube.",
     source="new; perturbation of projections: Kato 1966, Davis & Kahan 1970 (textbook)",
     proof="Sigma + epsilon dS has the eigenvectors of dS; P P = P and P S = S P, differentiated, "
     "determine dP; |dS|_F^2 counts each off-diagonal block twice; a convex form is largest at a "

@@ -151,8 +151,9 @@ CLAIM = Claim(
     "With x_j = N lambda_j / alpha, the derivative of lambda_eff = (q/2) sum_j x_j / (1 + x_j) "
     "in ln e_i is (q/2) alpha N e_i |(N Sigma + alpha I)^-1 d_i|^2, between 0 and q/8; the "
     "derivatives add up to (q/2) sum_j x_j / (1 + x_j)^2 <= q rank(D) / 8. While e_i alone grows "
-    "from 0 at most one eigenvalue passes a threshold t, where e_i has grown by kappa_i = 1 + "
-    "1 / (e_i d_i^T (t I - Sigma)^-1 d_i), if that is positive; orthonormal: t / e_i.",
+    "from 0 at most one eigenvalue passes a threshold t > 0 that is none of them, where e_i has "
+    "grown by kappa_i = 1 + 1 / (e_i d_i^T (t I - Sigma)^-1 d_i), if that is positive; "
+    "orthonormal: t / e_i.",
     source="new",
     proof="Differentiate the trace of Sigma (Sigma + alpha/N)^-1; x/(1+x)^2 <= 1/4; "
     "Sherman-Morrison for one feature; a rank-one change moves one eigenvalue past t at the root "

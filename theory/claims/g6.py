@@ -227,11 +227,11 @@ CLAIM = Claim(
     key="G6",
     statement="Reweighting keeps the kernel, new inputs do not\n"
     "For a model that fits its data exactly, let A_P = E_P[J^T J], J the derivatives of its "
-    "outputs by its weights; the Hessian of the squared error is 2 A_P. If Q and P have the same "
-    "support and dQ/dP is in [1/B, B], then A_P / B <= A_Q <= B A_P: the kernels are equal, so are "
-    "the ranks, and every eigenvalue changes by a factor of at most B. Under (1 - s) P + s P' the "
-    "kernel is the intersection of both for every s in (0, 1): the rank moves at any positive "
-    "share of new inputs or at none.",
+    "outputs by its weights; the Hessian of the squared error is 2 A_P, under any law that it "
+    "fits. If Q and P have the same support and dQ/dP is in [1/B, B], then A_P / B <= A_Q <= B "
+    "A_P: the kernels are equal, so are the ranks, and every eigenvalue changes by a factor of at "
+    "most B. Under (1 - s) P + s P' the kernel is the intersection of both for every s in (0, 1): "
+    "the rank moves at any positive share of new inputs or at none.",
     source="new; monotony of eigenvalues: Courant & Fischer (textbook)",
     proof="v^T A_Q v = E_P[(dQ/dP) |J v|^2] lies between v^T A_P v / B and B v^T A_P v; both "
     "vanish together. v^T ((1 - s) A_P + s A_P') v = 0 only where both terms are 0",

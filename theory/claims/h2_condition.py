@@ -84,8 +84,8 @@ CLAIM = Claim(
     statement="Orthonormal rows are the least compressible\n"
     "With weights w and m < n atoms the best meta-SAE without bias explains of n orthonormal rows "
     "exactly sum_{i<=m} w_(i) / sum w, at every k, and of any n unit rows at least as much: the "
-    "excess over a null of the same sizes and weights is never positive. With a bias it gains at "
-    "most one atom; uniform weights give m/n without and (m+1)/n with one.",
+    "best one's excess over a null of the same sizes and weights is never positive. With a bias it "
+    "gains at most one atom; uniform weights give m/n without and (m+1)/n with one.",
     source="new",
     proof="Ky Fan for the orthonormal rows, whose weighted Gram matrix is diag(w); copying the m "
     "heaviest rows for any others; centring removes one direction",

@@ -158,7 +158,7 @@ CLAIM = Claim(
     "E min(a, delta b), less (|d_2 + delta d_1| - 1) E b if the rows are scaled to unit norm, the "
     "L0 saved Pr[0 < a <= delta b]. So reconstruction is exact iff delta b <= a almost surely, "
     "which needs a child that never fires alone; then L1 falls for both kinds of rows and every "
-    "cosine below 1. Magnitudes of 1: L1 is p11 (2 - delta) + p10.",
+    "cosine within (-1, 1). Magnitudes of 1: L1 is p11 (2 - delta) + p10.",
     source="Chanin et al. 2024, arXiv 2409.14507 (magnitudes 1, orthogonal, hierarchical)",
     proof="The parent's latent is (a - delta b)_+ = a - min(a, delta b), the child's b; the error "
     "lies along d_1; |d_2 + delta d_1| < 1 + delta below cosine 1",

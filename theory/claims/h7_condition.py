@@ -89,12 +89,12 @@ def only_towards(law: Codes) -> Comparisons:
 CLAIM = Claim(
     key="H7-condition",
     statement="Where hedging has the sign of the covariance\n"
-    "Two orthonormal features of any non-negative codes, one latent, no penalty. With a decoder "
+    "Two orthonormal features of any bounded codes >= 0, one latent, no penalty. With a decoder "
     "bias every encoder's best row is the covariance's principal axis: it leans with the sign of "
-    "the covariance C, and the latent of the feature of larger variance v hedges to the degree "
-    "2 v / (v - u + sqrt((v - u)^2 + 4 C^2)) >= 1, u the other variance. Without a bias the best "
-    "row is the second moment's axis, never negative, and at every penalty a positive mixture is "
-    "at least as good as the same negative one.",
+    "the covariance C, if that is not 0, and the latent of the feature of larger variance v hedges "
+    "to the degree 2 v / (v - u + sqrt((v - u)^2 + 4 C^2)) >= 1, u the other variance. Without a "
+    "bias the best row is the second moment's axis, never negative, and at every penalty a "
+    "positive mixture is at least as good as the same negative one.",
     source="new; phenomenon: Chanin et al. 2025, arXiv 2505.11756",
     proof="Outputs lie on a line: Ky Fan; a ReLU and a bias moved back along it attain the bound. "
     "(a_1 cos t + a_2 sin t - s)_+ >= (a_1 cos t - a_2 sin t - s)_+ for a_2 sin t >= 0",

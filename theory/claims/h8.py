@@ -46,8 +46,8 @@ class Limited:
 class Tilt:
     """The latent of one feature tilted towards another: by which angle, and what it gains.
 
-    cross: A = E[a_i a_j] over the samples where i is coded and j is dropped.
-    rest: B = E[a_j^2] over the same samples, less E[a_i^2] over all that code i; never positive.
+    cross: A = E[a_i a_j; i coded, j dropped], where other samples count 0.
+    rest: B = E[a_j^2; i coded, j dropped] - E[a_i^2; i coded]; never positive.
     """
 
     first: int
@@ -181,8 +181,8 @@ CLAIM = Claim(
     "Orthonormal features, non-negative codes, k active latents per sample, no decoder bias. If "
     "never more than k features fire the truth is exact; else turning one latent i towards a "
     "feature j lowers the loss by at least sqrt(A^2 + B^2/4) + B/2 >= A^2 / (A + |B|) > 0, where "
-    "A = E[a_i a_j] over samples that code i and drop j, and B = E[a_j^2] over the same less "
-    "E[a_i^2] over all that code i. Correlation is not needed, the turn is always towards j, and "
+    "A = E[a_i a_j; i coded, j dropped], other samples counting 0, and B = E[a_j^2; i coded, j "
+    "dropped] - E[a_i^2; i coded]. Correlation is not needed, the turn is always towards j, and "
     "k may exceed the mean number of active features.",
     source="Chanin and Garriga-Alonso 2025, arXiv 2508.16560 (correlated features); the condition "
     "is new",

@@ -66,7 +66,7 @@ def error(law: Selected, angle: float, bias: tuple[float, float]) -> float:
 
 
 def moments(law: Selected, bias: tuple[float, float]) -> tuple[float, float]:
-    """Returns A = E[u v] and B = E[v^2 - u^2] over the samples that code 1 and not 2."""
+    """Returns A = E[u v] and B = E[v^2 - u^2]; samples that do not code 1, or code 2, count 0."""
     u, v = (code - b for code, b in zip(law.codes(), bias, strict=True))
     first, second = law.coded()
     mass = law.probs() * (first & ~second)
@@ -155,8 +155,8 @@ CLAIM = Claim(
     "Two orthonormal features; a sample codes those above a threshold (BatchTopK on a large "
     "batch); the decoder bias b is the truth's best one, and supports and bias stay. Turning "
     "latent 1 towards feature 2 gains at most sqrt(A^2 + B^2/4) + B/2, by a turn with the sign of "
-    "A = E[(a_1 - b_1)(a_2 - b_2)] over samples that code 1 and not 2, B = E[(a_2 - b_2)^2 - "
-    "(a_1 - b_1)^2] over the same. If the features are independent A = 0 and the gain is "
+    "A = E[(a_1 - b_1)(a_2 - b_2)], B = E[(a_2 - b_2)^2 - (a_1 - b_1)^2], where samples that do "
+    "not code 1, or code 2, count 0. If the features are independent A = 0 and the gain is "
     "max(B, 0), which is 0 if feature 1 is silent wherever it is not coded. A need not have the "
     "sign of the codes' covariance.",
     source="new; phenomenon: Chanin and Garriga-Alonso 2025, arXiv 2508.16560",
