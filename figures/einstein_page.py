@@ -5,6 +5,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from sae.checks import check
+
 
 def einstein_page(title: str, decompositions: Sequence[dict[str, Any]], *, first: int) -> str:
     """Returns a self-contained HTML page: its data and its script are inside, nothing is fetched.
@@ -15,8 +17,14 @@ def einstein_page(title: str, decompositions: Sequence[dict[str, Any]], *, first
 
     Args:
         decompositions: `Decomposition.as_dict()`, each perhaps with a "name" to show.
-        first: the latent shown where the address names none.
+        first: the latent shown where the address names none, one of theirs.
+    Raises: ValueError: what is no dictionary, a first that is not there, NaN.
     """
+    for entry in decompositions:
+        rule, kind = "dictionaries", type(entry).__name__
+        check(isinstance(entry, dict), "einstein_page", rule, "pass its .as_dict()", entry=kind)
+    latents = [entry["latent"] for entry in decompositions]
+    check(first in latents, "einstein_page", f"a first among the latents {latents}", first=first)
     # "<" escaped, so that no text in the data can end the script element
     data = json.dumps({"first": first, "latents": list(decompositions)}, allow_nan=False)
     data = data.replace("<", "\\u003c")

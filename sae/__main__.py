@@ -31,7 +31,7 @@ def list_runs(root: Path | None = None, as_json: AsJson = False) -> int:
         return 0
     rows = [_row(entry) for entry in entries]
     head = ("key", "run", "size", "seconds", "stored (UTC)", "numerics", "torch", "device")
-    _print_table((*head, "engine", "configuration"), rows)
+    _print_table((*head, "configuration"), rows)
     total = _bytes(sum(entry.n_bytes for entry in entries))
     seconds = sum(entry.seconds for entry in entries)
     print(f"{len(entries)} runs, {total}, {seconds:.0f} s of computation")
@@ -102,7 +102,7 @@ def _store(root: Path | None) -> Store:
 
 def _row(entry: Entry) -> tuple[str, ...]:
     measured = (_bytes(entry.n_bytes), f"{entry.seconds:.1f}", entry.when[:16].replace("T", " "))
-    versions = (str(entry.numerics_version), entry.torch, entry.device_type, entry.engine)
+    versions = (str(entry.numerics_version), entry.torch, entry.device_type)
     return (entry.key[:12], entry.what, *measured, *versions, _brief(entry.config))
 
 

@@ -75,7 +75,8 @@ class Batches:
         self.size, self.generator = size, generator
         self._shape, self._device = (size, sae.d_in), sae.W_dec.device
         linear = getattr(sample, "linear_map", None)
-        self.linear_map: tuple[Tensor, Tensor] | None = linear() if linear else None
+        found: tuple[Tensor, Tensor] | None = linear() if linear else None
+        self.linear_map = (found[0].detach(), found[1].detach()) if found else None
         """(vectors, offset) with x = codes @ vectors + offset; None where data are not so."""
         self._waits = _waits_for(self._device)
         most = max(1, min(POOL, _MOST // (size * sae.d_in)))
@@ -136,7 +137,7 @@ class Batches:
         elif self.linear_map is not None:
             world = self._sample
             codes = world.distribution.sample(self.size, generator=self.generator)
-            drawn = Drawn(lambda: world.activations(codes), codes, self.linear_map)
+            drawn = Drawn(lambda: world.activations(codes).detach(), codes, self.linear_map)
             self._check(self.linear_map[0][:1].expand(self.size, -1))
             return drawn, codes.values.sum()
         else:

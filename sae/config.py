@@ -1,7 +1,9 @@
 """How an SAE is trained, and the schedules as functions of the step."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from numbers import Real
 
 from sae.checks import check, check_size
 
@@ -71,11 +73,18 @@ class TrainConfig:
         where = "TrainConfig"
         for name in ("n_steps", "batch_size", "dead_after", "n_records"):
             check_size(where, **{name: getattr(self, name)})
+        others = ("lr", "betas", "decay_shape", "target_l0")
+        for name in (field.name for field in fields(self) if field.name not in others):
+            value = getattr(self, name)
+            check(isinstance(value, Real), where, f"a number as {name}", **{name: value})
         check(self.n_records >= 2, where, "n_records >= 2 (first, last)", n_records=self.n_records)
         rates = self.lr if isinstance(self.lr, tuple) else (self.lr,)
-        ok = len(rates) > 0 and all(0 < rate < float("inf") for rate in rates)
-        check(ok, where, "finite learning rates > 0", lr=self.lr)
-        check(all(0 <= b < 1 for b in self.betas), where, "betas in [0, 1)", betas=self.betas)
+        ok = all(isinstance(rate, Real) and 0 < rate < math.inf for rate in rates)
+        todo = "pass a number, or a tuple of one for each SAE"
+        check(ok and len(rates) > 0, where, "finite learning rates > 0", todo, lr=self.lr)
+        betas = tuple(self.betas) if isinstance(self.betas, Sequence) else ()
+        ok = len(betas) == 2 and all(isinstance(beta, Real) and 0 <= beta < 1 for beta in betas)
+        check(ok, where, "two betas in [0, 1)", betas=self.betas)
         check(self.eps > 0, where, "eps > 0", eps=self.eps)
         ok = self.warmup >= 0 and self.decay >= 0 and self.warmup + self.decay <= 1
         rule = "warmup >= 0, decay >= 0, warmup + decay <= 1 (fractions of the steps)"
@@ -98,7 +107,8 @@ class TrainConfig:
         check(0 < norm < math.inf, where, "a finite resample_norm > 0", resample_norm=norm)
         check(self.k_start >= 1, where, "k_start >= 1", k_start=self.k_start)
         targets = self.target_l0 if isinstance(self.target_l0, tuple) else (self.target_l0,)
-        ok = all(target is None or 0 < target < math.inf for target in targets)
+        wanted = [target for target in targets if target is not None]
+        ok = all(isinstance(target, Real) and 0 < target < math.inf for target in wanted)
         check(ok and len(targets) > 0, where, "finite target_l0 > 0", target_l0=self.target_l0)
 
     def lr_scale(self, step: int) -> float:

@@ -64,13 +64,16 @@ def key(what: str, config: object, *, device_type: str, engine: str = "eager") -
     """Returns the name of a run: SHA-256 (64 hex digits) of all that determines its result.
 
     That is: `what`, `config`, NUMERICS_VERSION, torch's version, `engine` and `device_type`. Not
-    the source code: who changes what a run computes bumps NUMERICS_VERSION. Nor the processor or
-    the number of threads: a store carried to another machine returns the first one's results.
+    the source code: who changes what a run computes bumps NUMERICS_VERSION. Nor the processor, the
+    number of threads or the engines that `train` chooses by itself: a store carried to another
+    machine returns the first one's results.
 
     Args:
         what: full name of the function that makes the run, e.g. "figures.fig_rare.trained".
         config: frozen dataclass; what its fields may hold is said in `describe`.
         device_type: "cpu", "cuda", ...
+        engine: a label of the caller's, to keep runs apart; it need not be the engine that trains,
+            and runs of which nothing is said are called "eager" whatever trained them.
     Raises:
         ValueError: `config` is not a frozen dataclass, or a field cannot be hashed.
     """

@@ -7,12 +7,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sae.checks import check
+
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class DiskError(OSError):
     """The disk refused: it is full, read-only or broken. What was stored before is untouched."""
+
+
+def as_path(where: str, path: str | Path) -> Path:
+    """Returns `path` as a Path; raises ValueError if it is none."""
+    ok = isinstance(path, str | os.PathLike)
+    check(ok, where, "path to be a str or a Path", path=type(path).__name__)
+    return Path(path)
 
 
 @contextmanager

@@ -86,7 +86,8 @@ class Ensemble:
         with tqdm(
             total=n_steps, initial=self.step, disable=None, delay=2, leave=False, unit="step"
         ) as bar:
-            while self.step < n_steps:
+            # A run that stopped early may go on from its last state, where nothing is left to do.
+            while self.step < n_steps and not self._stopped():
                 now = self.step in self.record_at
                 chunk = ahead.take(self.step)
                 if self.step == 0:
@@ -96,7 +97,7 @@ class Ensemble:
                     for member in self.members:
                         if not member.stopped:
                             rows[member.i].held_out.update(member.evaluate(held_out))
-                over = all(member.stopped for member in self.members)
+                over = self._stopped()
                 taken = {} if over else self._advance(chunk.drawn, record=now)
                 if now:
                     for i, row in taken.items():
@@ -110,6 +111,9 @@ class Ensemble:
                     raise chunk.error
                 if checkpoint is not None and checkpoint.due():
                     checkpoint.write(*self._state(chunk.after))
+
+    def _stopped(self) -> bool:
+        return all(member.stopped for member in self.members)
 
     def _threads(self) -> AbstractContextManager[ThreadPoolExecutor | None]:
         """Returns as many as torch uses, for engines that take members and batches one each."""

@@ -41,6 +41,9 @@ class HeldOut:
     n: int
     generator: torch.Generator
 
+    def __post_init__(self) -> None:
+        check_generator("HeldOut", self.generator)
+
     def evaluate(self, sae: SAE) -> "Evaluation":
         """Returns the evaluation of `sae` on these samples."""
         again = torch.Generator(device=self.generator.device)
@@ -109,8 +112,12 @@ def evaluate(
         generator: draws the samples.
         batch_size: samples held at a time.
     Raises:
-        ValueError: samples of another width, with NaN or infinity, or on another device.
+        ValueError: what is no SAE, or one with NaN or infinity; samples of another width, with NaN
+            or infinity, or on another device.
     """
+    todo = "of a TrainResult pass .sae"
+    check(isinstance(sae, SAE), "evaluate", "an SAE", todo, sae=type(sae).__name__)
+    check_finite("evaluate", **sae.state_dict())
     check_size("evaluate", n=n, batch_size=batch_size)
     check(n >= 2, "evaluate", "n >= 2 samples", n=n)
     check_generator("evaluate", generator, sae.W_dec.device)
@@ -126,18 +133,21 @@ def evaluate(
 
 
 def drawer(where: str, sample: Any) -> Callable[..., tuple[Tensor, Any]]:
-    """Returns (n, *, generator) -> (x, codes), with codes None where `sample` has none."""
+    """Returns (n, *, generator) -> (x, codes), with codes None where `sample` has none.
+
+    x is detached: no gradient goes back into what `sample` draws from, such as an SAE's rows.
+    """
 
     def draw(n: int, *, generator: torch.Generator) -> tuple[Tensor, Any]:
         drawn = source(n, generator=generator)
         if isinstance(drawn, Tensor):
-            return drawn, None
+            return drawn.detach(), None
         named = source is not sample and not hasattr(drawn, "x")
         todo, kind = "pass the ToyModel, not its distribution", type(sample).__name__
         check(not named, where, "a world whose samples have an x", todo, sample=kind)
         x = getattr(drawn, "x", drawn)
         check_tensor(where, x=x)
-        return x, drawn.codes
+        return x.detach(), drawn.codes
 
     source = sample.sample if hasattr(sample, "sample") else sample
     rule = "sample to be a ToyModel or a callable (n, *, generator) -> x [n, d_in]"

@@ -13,9 +13,9 @@ import torch
 from safetensors import SafetensorError
 
 from sae.base import SAE
-from sae.checks import check
+from sae.checks import check, check_finite
 from sae.discovery import all_saes
-from sae.durable import disk_errors
+from sae.durable import as_path, disk_errors
 
 _WEIGHTS, _SETTINGS = "sae_weights.safetensors", "cfg.json"
 _KEYS = ("architecture", "settings", "dtype", "sha256")
@@ -28,12 +28,13 @@ def save(sae: SAE, path: str | Path) -> None:
     An SAE already there is replaced; anything else there is left alone.
 
     Raises:
-        ValueError: `sae` is no SAE; `path` exists and is not a saved SAE.
+        ValueError: `sae` is no SAE, or holds NaN or infinity; `path` exists and is not a saved SAE.
         DiskError: the disk is full, or nothing can be written at `path`.
     """
-    path = Path(path)
     rule, todo = "an SAE of this package", "other modules: torch.save(module.state_dict(), path)"
     check(isinstance(sae, SAE), "save", rule, todo, kind=type(sae).__name__)
+    check_finite("save", **sae.state_dict())
+    path = as_path("save", path)
     with disk_errors("save", "write the SAE", path):
         check(
             not path.exists() or _is_saved(path),
@@ -50,9 +51,9 @@ def load(path: str | Path) -> SAE:
 
     Raises:
         ValueError: no SAE there; an unknown architecture; settings or weights that are truncated,
-            foreign or changed since they were saved.
+            foreign, not finite or changed since they were saved.
     """
-    path = Path(path)
+    path = as_path("load", path)
     ok = (path / _SETTINGS).is_file() and (path / _WEIGHTS).is_file()
     rule, todo = f"a folder with {_SETTINGS} and {_WEIGHTS}", "give the folder that save wrote"
     check(ok, "load", rule, f"{todo}; for those of other libraries use load_any", path=str(path))
@@ -77,6 +78,7 @@ def load(path: str | Path) -> SAE:
         sae.load_state_dict(weights)
     except (SafetensorError, TypeError, RuntimeError) as error:
         raise ValueError(f"load: expected weights that fit {settings}, got {error}") from error
+    check_finite("load", **weights)
     return sae
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sae.base import SAE
 from sae.checks import check
+from sae.durable import as_path
 from sae.exchange import (
     centred_input,
     check_tensors,
@@ -60,7 +61,7 @@ def load_any(path: str | Path) -> SAE:
         ValueError: none of these, and what `load`, `from_saelens`, `from_sparsify` and
             `from_dictionary_learning` raise.
     """
-    path = Path(path)
+    path = as_path("load_any", path)
     if (path / WEIGHTS).is_file():
         ours = "sha256" in read_settings("load_any", path / SETTINGS)
         return load(path) if ours else from_saelens(path)
@@ -84,7 +85,7 @@ def from_sparsify(path: str | Path) -> SAE:
             versions) signed codes; tensors that are missing, too many, truncated, not finite or of
             the wrong shape.
     """
-    where, path = "from_sparsify", Path(path)
+    where, path = "from_sparsify", as_path("from_sparsify", path)
     config = read_settings(where, path / SETTINGS)
     activation = config.get("activation", "topk")
     check(activation == "topk", where, "activation 'topk'", activation=activation)
@@ -115,7 +116,8 @@ def from_dictionary_learning(path: str | Path) -> SAE:
         ValueError: no such folder; an unknown dict_class; a pickle of anything but tensors; tensors
             that are missing, too many, truncated, not finite or of the wrong shape.
     """
-    where, path = "from_dictionary_learning", Path(path)
+    where = "from_dictionary_learning"
+    path = as_path(where, path)
     config = read_settings(where, path / PICKLED_SETTINGS)
     trainer = config.get("trainer")
     name = trainer.get("dict_class") if isinstance(trainer, dict) else None

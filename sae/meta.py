@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae.base import SAE
-from sae.checks import check, check_finite, check_size
+from sae.checks import check, check_finite, check_generator, check_size
 from sae.config import TrainConfig
 from sae.meta_weights import checked_row_weights
 from sae.train import TrainResult, train
@@ -37,13 +37,9 @@ def train_meta(
             fit, and what `train` raises.
     Source: uniform weights: Leask et al. 2025, arXiv 2502.04878.
     """
-    check(
-        rows.ndim == 2 and len(rows) >= 1,
-        "train_meta",
-        "rows [n_rows, d_in]",
-        rows_shape=tuple(rows.shape),
-    )
     check_finite("train_meta", rows=rows)
+    shape = tuple(rows.shape)
+    check(len(shape) == 2 and shape[0] >= 1, "train_meta", "rows [n_rows, d_in]", rows_shape=shape)
     if weights is None:
         weights = torch.ones(len(rows))
     weights = checked_row_weights("train_meta", weights, len(rows))
@@ -75,6 +71,7 @@ def split_rows(
     check_size(where, n_rows=n_rows)
     check(n_rows >= 2, where, "n_rows >= 2", n_rows=n_rows)
     check(0 < share < 1, where, "0 < share < 1", share=share)
+    check_generator(where, generator)
     order = torch.randperm(n_rows, device=generator.device, generator=generator)
     n_fitted = min(max(round(share * n_rows), 1), n_rows - 1)
     return order[:n_fitted], order[n_fitted:]

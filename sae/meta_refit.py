@@ -57,12 +57,14 @@ def refit_meta(
     Source: Gauss-Markov for known codes. Supports from the data: refuted that weights help.
     """
     where = "refit_meta"
+    check_finite(where, rows=rows, support=support, atoms=atoms)
+    boolean = support.dtype == torch.bool
+    check(boolean, where, "a boolean support", "pass codes != 0", dtype=support.dtype)
     shapes = tuple(rows.shape), tuple(support.shape), tuple(atoms.shape)
     fits = rows.ndim == support.ndim == atoms.ndim == 2 and 0 not in shapes[0] + shapes[2]
     fits = fits and shapes[1] == (shapes[0][0], shapes[2][0]) and shapes[0][1] == shapes[2][1]
     rule = "rows [n_rows, d_in], support [n_rows, n_atoms] and atoms [n_atoms, d_in]"
     check(fits, where, rule, rows=shapes[0], support=shapes[1], atoms=shapes[2])
-    check_finite(where, rows=rows, atoms=atoms)
     check_size(where, n_steps=n_steps)
     if weights is None:
         weights = torch.ones(len(rows), device=rows.device)

@@ -25,13 +25,31 @@ def nearest_rows(
     in low dimension; see `copy_baseline` and `recovery` for what that alone gives.
 
     Args: both non-zero, of one width.
+    Returns: in the wider of the two dtypes.
+    Raises: ValueError: widths that differ, NaN, integers, zero rows.
     """
-    shapes = tuple(directions.shape), tuple(rows.shape)
-    fits = directions.ndim == rows.ndim == 2 and shapes[0][1] == shapes[1][1] and shapes[1][0] > 0
-    check(fits, "nearest_rows", "rows of one width", directions=shapes[0], rows=shapes[1])
-    check_finite("nearest_rows", directions=directions, rows=rows)
-    unit = normalize(rows.detach(), dim=1)
-    return unit[(normalize(directions.detach(), dim=1) @ unit.T).argmax(1)]
+    wanted, unit = unit_rows("nearest_rows", directions=directions, rows=rows)
+    return unit[(wanted @ unit.T).argmax(1)].detach()
+
+
+def unit_rows(where: str, **both: Tensor) -> list[Tensor]:
+    """Returns two matrices of one width with rows made unit, in the wider of their dtypes.
+
+    Raises ValueError, by their names, for what has no directions to compare.
+    """
+    check_finite(where, **both)
+    first, second = both.values()
+    fits = first.ndim == second.ndim == 2 and first.shape[1] == second.shape[1] and len(second) > 0
+    rule = f"{' and '.join(both)} of one width"
+    check(fits, where, rule, **{name: tuple(value.shape) for name, value in both.items()})
+    for name, value in both.items():
+        rule, todo = f"{name} of real numbers", f"pass {name}.float()"
+        check(value.is_floating_point(), where, rule, todo, **{f"{name}_dtype": value.dtype})
+        zero = (value == 0).all(1).nonzero().flatten()[:5].tolist()
+        rule, todo = f"{name} with a direction", "remove these rows"
+        check(not zero, where, rule, todo, **{f"zero_{name}": zero})
+    dtype = torch.promote_types(first.dtype, second.dtype)
+    return [normalize(value.to(dtype), dim=1) for value in both.values()]
 
 
 @torch.no_grad()
@@ -46,10 +64,10 @@ def with_decoder(sae: AnySAE, W_dec: Float[Tensor, "n_latents d_in"]) -> AnySAE:
         sae: with a decoder of its own (not tied); not changed.
         W_dec: [n_latents, d_in].
     """
+    check_finite("with_decoder", W_dec=W_dec)
     shape = tuple(W_dec.shape)
     rule = f"W_dec of shape ({sae.n_latents}, {sae.d_in})"
     check(shape == (sae.n_latents, sae.d_in), "with_decoder", rule, W_dec_shape=shape)
-    check_finite("with_decoder", W_dec=W_dec)
     untied = "W_enc" in dict(sae.named_parameters())
     check(untied, "with_decoder", "an SAE whose encoder is its own", sae=type(sae).__name__)
     swapped = copy.deepcopy(sae)

@@ -1,6 +1,6 @@
 """Towers: meta-SAEs on the decoders of meta-SAEs."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 
 import torch
 from jaxtyping import Float
@@ -34,6 +34,7 @@ def train_tower(
         generator: draws the rows of each batch, level after level.
     Raises: ValueError: no level, and what `train_meta` and `row_weights` raise.
     """
+    _check_several("train_tower", levels)
     check(len(levels) >= 1, "train_tower", "at least one level", n_levels=len(levels))
     trained: list[SAE] = []
     for level in levels:
@@ -56,8 +57,14 @@ def through_tower(
     Args:
         rows: [n_rows, d_in].   levels: trained, from the rows up.
     """
+    _check_several("through_tower", levels)
     if not levels:
         return rows
     first, rest = levels[0], levels[1:]
     decoder = through_tower(first.W_dec.detach(), rest)
     return first.encode(rows) @ decoder + first.b_dec
+
+
+def _check_several(where: str, levels: Sequence[SAE]) -> None:
+    rule, kind = "a sequence of levels", type(levels).__name__
+    check(isinstance(levels, Sized), where, rule, "of one level pass (level,)", levels=kind)

@@ -32,11 +32,12 @@ def row_weights(
     Source: by firing: asked by Shah in a comment on the post behind Leask et al. 2025, arXiv
         2502.04878.
     """
-    where, shape = "row_weights", tuple(latents.shape)
+    where = "row_weights"
     check(weighting in WEIGHTINGS, where, f"a weighting among {WEIGHTINGS}", weighting=weighting)
+    check_finite(where, latents=latents)
+    shape = tuple(latents.shape)
     filled = latents.ndim == 2 and 0 not in shape
     check(filled, where, "latents [n, n_latents]", latents_shape=shape)
-    check_finite(where, latents=latents)
     latents = latents.detach().double()
     if sample_weights is None:
         sample_weights = torch.ones(len(latents), device=latents.device)
@@ -52,10 +53,10 @@ def checked_row_weights(
 ) -> Float[Tensor, " n"]:
     """Returns the weights in float64; raises ValueError unless they are n_rows numbers >= 0, not
     all 0."""
-    shape = tuple(weights.shape)
-    check(shape == (n_rows,), where, f"{n_rows} weights, one a row", weights_shape=shape)
     check_finite(where, weights=weights)
+    shape, weights = tuple(weights.shape), weights.detach().double()
+    check(shape == (n_rows,), where, f"{n_rows} weights, one a row", weights_shape=shape)
     lowest, total = float(weights.min()), float(weights.sum())
     rule = "weights >= 0 with a positive sum"
     check(lowest >= 0 and total > 0, where, rule, smallest=lowest, sum=total)
-    return weights.detach().double()
+    return weights

@@ -27,8 +27,8 @@ from sae.architectures.relu import ReLU
 from sae.architectures.tied import TiedReLU
 from sae.architectures.topk import TopK
 from sae.base import SAE
-from sae.checks import check, check_size
-from sae.durable import disk_errors
+from sae.checks import check, check_finite, check_size
+from sae.durable import as_path, disk_errors
 from sae.exchange import (
     centred_input,
     check_tensors,
@@ -87,11 +87,11 @@ def to_saelens(sae: SAE, path: str | Path) -> None:
     name the training. Settings that concern the training alone are not kept.
 
     Raises:
-        ValueError: `path` exists, or an architecture without a counterpart: TiedLinear and
-            SignedMultiTopK, whose latents have any sign, and whatever is not of this package.
+        ValueError: `path` exists; weights with NaN or infinity; an architecture without a
+            counterpart: TiedLinear and SignedMultiTopK, whose latents have any sign, and whatever
+            is not of this package.
         DiskError: the disk is full, or nothing can be written at `path`.
     """
-    path = Path(path)
     rule = f"one of {sorted(cls.__name__ for cls in COUNTERPARTS)}"
     check(
         type(sae) in COUNTERPARTS,
@@ -100,7 +100,7 @@ def to_saelens(sae: SAE, path: str | Path) -> None:
         "SAELens has no counterpart of this one",
         architecture=type(sae).__name__,
     )
-    doing = "write the SAE"
+    path, doing = as_path("to_saelens", path), "write the SAE"
     with disk_errors("to_saelens", doing, path):
         check(not path.exists(), "to_saelens", "a new path", "choose another one", path=str(path))
     name, training = COUNTERPARTS[type(sae)]
@@ -110,6 +110,7 @@ def to_saelens(sae: SAE, path: str | Path) -> None:
     tensors = {key: getattr(sae, source.get(key, key)).detach() for key in TENSORS[name]}
     if "threshold" in tensors:  # BatchTopK has one for all latents
         tensors["threshold"] = tensors["threshold"].expand(sae.n_latents)
+    check_finite("to_saelens", **tensors)
     data = safetensors.torch.save({k: v.cpu().clone().contiguous() for k, v in tensors.items()})
     config = {
         "architecture": name,
@@ -167,7 +168,7 @@ def from_saelens(path: str | Path) -> SAE:
             that are normalised; tensors that are missing, too many, truncated, not finite or of
             the wrong shape.
     """
-    where, path = "from_saelens", Path(path)
+    where, path = "from_saelens", as_path("from_saelens", path)
     config = read_settings(where, path / SETTINGS)
     todo = "save of this package wrote it: use load or load_any"
     check("sha256" not in config, where, f"a {SETTINGS} of SAELens", todo, path=str(path))

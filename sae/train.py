@@ -1,13 +1,13 @@
 """Training of one SAE, or of many on the same data."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 
 from sae.base import SAE
 from sae.batches import Batches
-from sae.checks import check, check_generator
+from sae.checks import check, check_finite, check_generator
 from sae.config import TrainConfig
 from sae.ensemble import Ensemble
 from sae.evaluation import HeldOut, Sampler, World
@@ -45,15 +45,18 @@ def train(
         engine: a name in `engines()`, or "auto" for the fastest that can train each member. Each
             takes the same steps on the same batches, up to rounding.
     Raises:
-        ValueError: members that do not fit the data, the engine or what the config asks for.
+        ValueError: members that hold NaN or infinity, or do not fit the data, the engine or what
+            the config asks for.
         TrainingStopped: a batch, a loss or weights with NaN or infinity; a ValueError that holds
             the last good weights.
     """
     rule, todo = "a TrainConfig", "pass TrainConfig(n_steps, batch_size)"
     check(isinstance(config, TrainConfig), "train", rule, todo, config=config)
-    originals = (saes,) if isinstance(saes, SAE) else tuple(saes)
+    originals = tuple(saes) if isinstance(saes, Iterable) else (saes,)
     _check_members(originals, config)
     check_generator("train", generator, originals[0].W_dec.device)
+    for i, sae in enumerate(originals):
+        check_finite("train", **{f"member_{i}.{name}": v for name, v in sae.state_dict().items()})
     _check_held_out(held_out, config, generator)
     n = len(originals)
     batches = Batches(sample, config.batch_size, originals[0], generator=generator)
@@ -70,11 +73,13 @@ def _check_members(saes: tuple[SAE, ...], config: TrainConfig) -> None:
     check(len(saes) >= 1, "train", "at least one SAE", n_members=0)
     first = saes[0]
     for i, sae in enumerate(saes):
+        got, todo = {f"member_{i}": type(sae).__name__}, "call train(saes, sample, config)"
+        check(isinstance(sae, SAE), "train", "an SAE, or several of them", todo, **got)
         kind, want = (sae.d_in, str(sae.W_dec.device)), (first.d_in, str(first.W_dec.device))
         rule = f"members of one d_in and device, as member 0: {want}"
         todo = "train the others in a call of their own"
         check(kind == want, "train", rule, todo, **{f"member_{i}": kind})
-        name, got = coefficient_name(sae), {f"member_{i}": type(sae).__name__}
+        name = coefficient_name(sae)
         rule = f"SAEs with a sparsity coefficient ({' or '.join(COEFFICIENTS)})"
         if config.sparsity_warmup > 0:
             check(name != "", "train", f"{rule} for sparsity_warmup", **got)
@@ -102,6 +107,8 @@ def _check_held_out(
         never = config.stop_after == torch.inf
         check(never, "train", "held_out samples for stop_after", stop_after=config.stop_after)
         return
+    rule, todo = "a HeldOut", "pass HeldOut(sample, n, generator)"
+    check(isinstance(held_out, HeldOut), "train", rule, todo, held_out=type(held_out).__name__)
     other = held_out.generator
     same = other is generator or torch.equal(other.get_state(), generator.get_state())
     rule = "held_out samples from a stream of their own"

@@ -31,6 +31,7 @@ class Entry:
         n_bytes: size on disk.
         seconds: that the run took.
         when: UTC, ISO 8601, when it was stored.
+        engine: the label in its key, which need not be the engine that trained; see `key`.
     """
 
     key: str

@@ -1,12 +1,37 @@
 """Bad input raises a ValueError that names the offending value and says what was expected."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
-from sae import ReLU, TopK, TrainConfig, train, train_meta
-from theory import judge, match, recovery, spectral_fve_bound
+from sae import MultiTopK, ReLU, TopK, TrainConfig, train, train_meta
+from theory import (
+    absorption,
+    amortisation,
+    atomicity,
+    completeness,
+    composition,
+    cosine_clusters,
+    fve,
+    isotropic_rows,
+    isotropic_surrogates,
+    judge,
+    match,
+    nearest,
+    omp,
+    pairwise_cosine,
+    potential,
+    progressive,
+    recovery,
+    redundancy,
+    search_phases,
+    sign_consistency,
+    spectral_fve_bound,
+    spectrum_null,
+    stitching,
+)
 from toymodels import (
     AbsNormal,
     AbsStudentT,
@@ -33,6 +58,7 @@ from toymodels import (
 )
 from toymodels.checks import check_generator
 from toymodels.discovery import all_distributions
+from toymodels.presets import composed_world
 
 NAN, INF = float("nan"), float("inf")
 
@@ -56,6 +82,12 @@ def topk(d_in=3, n_latents=4, k=2, **options):
 def fit(saes=None, sample=None, config=None):
     data = sample or (lambda n, *, generator: torch.ones(n, 3))
     return train(saes or topk(), data, config or TrainConfig(1, 5), generator=g())
+
+
+@torch.no_grad()
+def with_nan(sae):
+    sae.b_enc[1] = NAN
+    return sae
 
 
 def meta(rows=None, weights=None):
@@ -216,6 +248,25 @@ TOYMODELS = [
         "Dictionary.normalise",
         "rows of positive norm",
         "zero_rows=[1]",
+    ),
+    *(
+        (make, where, f"{name} of real numbers", f"{name}_dtype=torch.int64; pass {name}.float()")
+        for make, where, name in (
+            (lambda: Dictionary(torch.eye(3).long()), "Dictionary", "vectors"),
+            (lambda: Dictionary.normalise(torch.eye(3).long()), "Dictionary.normalise", "rows"),
+        )
+    ),
+    (
+        lambda: composed_world(torch.eye(6), 6, generator=g()),
+        "composed_world",
+        "a Dictionary",
+        "atoms='Tensor'; pass Dictionary(vectors)",
+    ),
+    (
+        lambda: Uniform().sample(3, generator=0),
+        "Uniform.sample",
+        "a torch.Generator",
+        "generator=0; use stream(seed, name)",
     ),
     (lambda: hadamard_union(6), "hadamard_union", "d_in a power of 2", "d_in=6"),
     (lambda: polygon(0), "polygon", "n_features >= 1", "n_features=0"),
@@ -436,6 +487,47 @@ SAES = [
         "a TrainConfig",
         "config=None; pass TrainConfig(",
     ),
+    (
+        lambda: train(world(), topk(), TrainConfig(1, 5), generator=g()),
+        "train",
+        "an SAE, or several",
+        "member_0='ToyModel'; call train(saes, sample, config)",
+    ),
+    (lambda: fit(TopK), "train", "an SAE, or several", "member_0='ABCMeta'"),
+    (lambda: fit([topk(), None]), "train", "an SAE, or several", "member_1='NoneType'"),
+    (
+        lambda: train(topk(), world(), TrainConfig(1, 5), generator=g(), held_out=(world(), 100)),
+        "train",
+        "a HeldOut",
+        "held_out='tuple'; pass HeldOut(",
+    ),
+    (lambda: fit(with_nan(topk())), "train", "numbers in member_0.b_enc", "b_enc[1]=nan"),
+    (lambda: TrainConfig(1, 5, lr=[1e-3]), "TrainConfig", "learning rates > 0", "lr=[0.001]; "),
+    (lambda: TrainConfig(1, 5, lr="1e-3"), "TrainConfig", "learning rates > 0", "lr='1e-3'; "),
+    (lambda: TrainConfig(1, 5, betas=0.9), "TrainConfig", "two betas in [0, 1)", "betas=0.9"),
+    (lambda: TrainConfig(1, 5, betas=(0.9,)), "TrainConfig", "two betas", "betas=(0.9,)"),
+    (lambda: TrainConfig(1, 5, eps="1e-8"), "TrainConfig", "a number as eps", "eps='1e-8'"),
+    (lambda: TrainConfig(1, 5, target_l0=[3]), "TrainConfig", "target_l0 > 0", "target_l0=[3]"),
+    (
+        lambda: MultiTopK(3, 4, 2, (1,), generator=g()),
+        "MultiTopK",
+        "integers 1 <= k <= 4 (n_latents) as ks",
+        "ks=2",
+    ),
+    (
+        lambda: MultiTopK(3, 4, (2, 4), 1, generator=g()),
+        "MultiTopK",
+        "a tuple of 2 finite weights",
+        "weights=1",
+    ),
+    (
+        lambda: meta(rows=topk()),
+        "train_meta",
+        "rows to be a tensor",
+        "rows='TopK'; pass its .W_dec",
+    ),
+    (lambda: meta(weights="energy"), "train_meta", "weights to be a tensor", "weights='str'"),
+    (lambda: meta(weights=[1.0] * 3), "train_meta", "weights to be a tensor", "weights='list'"),
 ]
 
 THEORY = [
@@ -496,6 +588,50 @@ THEORY = [
         "shape=(5,)",
     ),
     (lambda: match([[0.0]]), "match", "similarity to be a tensor", "similarity='list'"),
+    *(
+        (act, where, "to be a tensor", "='Dictionary'; pass its .vectors")
+        for act, where in (
+            (lambda d: composition(d, d, k=1, tau=0.9, alpha=0.1), "composition"),
+            (lambda d: nearest(d, d), "nearest"),
+            (lambda d: atomicity(d, 1), "atomicity"),
+            (lambda d: completeness(torch.eye(3), d), "completeness"),
+            (lambda d: redundancy(d), "redundancy"),
+            (lambda d: stitching(d, d, d, d, d), "stitching"),
+            (lambda d: cosine_clusters(d, d), "cosine_clusters"),
+            (lambda d: pairwise_cosine(d), "pairwise_cosine"),
+            (lambda d: omp(d, d, 1), "omp"),
+            (lambda d: spectrum_null(d, torch.sum, generator=g()), "spectrum_surrogates"),
+            (lambda d: fve(torch.eye(3), d), "fve"),
+            (lambda d: potential(d, d), "potential"),
+            (lambda d: progressive(d, d, d, d, [1]), "progressive"),
+            (lambda d: sign_consistency(d, d, d, d, generator=g()), "sign_consistency"),
+            (lambda d: absorption(d, d, d, d, d), "absorption"),
+            (lambda d: amortisation(d, d, d, d, generator=g()), "amortisation"),
+        )
+        for act in [partial(act, Dictionary(torch.eye(3)))]
+    ),
+    *(
+        (make, where, "a torch.Generator", "generator=0; use stream(seed, name)")
+        for make, where in (
+            (lambda: search_phases(3, 2, 1, generator=0), "search_phases"),
+            (lambda: isotropic_rows(3, 2, generator=0), "isotropic_rows"),
+            (lambda: isotropic_surrogates(3, 2, 8, generator=0), "isotropic_rows"),
+        )
+    ),
+    (
+        lambda: search_phases(3, 2, 1, generator=None),
+        "search_phases",
+        "a torch.Generator",
+        "generator=None",
+    ),
+    (
+        lambda: composition(torch.eye(3), torch.eye(3), k=2.0, tau=0.9, alpha=0.1),
+        "composition",
+        "an integer k >= 1",
+        "k=2.0",
+    ),
+    (lambda: atomicity(torch.eye(3), 1.0), "atomicity", "an integer k >= 1", "k=1.0"),
+    (lambda: omp(torch.eye(3), torch.eye(3), 2.0), "omp", "an integer k >= 1", "k=2.0"),
 ]
 
 

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
-from sae import TopK, TrainConfig, from_saelens, to_saelens, train_meta
+from sae import TopK, TrainConfig, from_saelens, published_meta_sae, to_saelens, train_meta
 from theory.decomposition import OBJECT, decompose
 from theory.isotropic import isotropic_rows
 from theory.nearest import nearest
 from theory.statistics import dkw_radius
-from toymodels import composed, orthonormal, random_mixing, stream
+from toymodels import Dictionary, composed, orthonormal, random_mixing, stream
 
 ALPHA = 1e-10
 seeds = st.integers(0, 2**32 - 1)
@@ -201,6 +201,41 @@ def test_an_sae_from_a_saelens_folder_is_decomposed(tmp_path):
     assert share_right(codes.roll(1, 0)) < 0.5
 
 
+def test_components_and_bias_are_the_reconstruction():
+    """Of the published recipe, trained briefly, whose decoder has a bias; without it: too little.
+
+    Rows around a common centre, so that the bias is long. The share explained is that of the
+    meta-SAE's own reconstruction, and the text names the bias.
+    """
+    rows = planted(0, n_rows=40)[0] + 0.5
+    meta = published_meta_sae(D_IN, N_ATOMS, 3, generator=stream(0, "meta-init"))
+    config = TrainConfig(300, 64, lr=1e-2, n_records=2)
+    meta = train_meta(rows, meta, config, weights=None, generator=stream(0, "meta-train")).sae
+    codes, decoder, bias = meta.encode(rows).detach(), meta.W_dec.detach(), meta.b_dec.detach()
+    directions = normalize(decoder, dim=1).double()
+    tables = {"true atoms": decoder}
+    for latent in range(5):
+        found = decompose(latent, rows, decoder, codes, tables=tables, b_dec=bias, n=1)
+        whole = bias.double() + sum(c.weight * directions[c.meta_latent] for c in found.components)
+        assert torch.allclose(whole, meta(rows).x_hat[latent].detach().double(), atol=1e-5)
+        left = (rows[latent] - whole).square().sum() / rows[latent].double().square().sum()
+        assert found.explained == pytest.approx(1 - float(left), abs=1e-5)
+        assert found.bias_norm == pytest.approx(float(bias.norm()), rel=1e-6)
+        assert f"components and a bias of norm {found.bias_norm:.3f} explain" in found.table()
+        alone = decompose(latent, rows, decoder, codes, tables=tables, n=1)
+        assert (alone.bias_norm, alone.components) == (0, found.components)
+        assert alone.explained < found.explained - 0.1
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("latent", [np.int64(2), torch.tensor(2)])
+def test_an_index_of_any_kind_becomes_a_number(latent):
+    rows, decoder, codes, tables, _ = problem(0)
+    found = decompose(latent, rows, decoder, codes, tables=tables)
+    assert found == decompose(2, rows, decoder, codes, tables=tables)
+    assert json.loads(json.dumps(found.as_dict()))["latent"] == 2
+
+
 def bad(**changed):
     rows, decoder, codes, tables, firing = problem(0)
     given = {"latent": 2, "rows": rows, "meta_decoder": decoder, "meta_codes": codes}
@@ -220,6 +255,13 @@ BAD = [
     (bad(firing={OBJECT: torch.ones(30, 8), "nobody": torch.ones(30, 3)}), "unknown=.'nobody'"),
     (bad(firing={OBJECT: torch.ones(30, 8), "smaller": torch.ones(29, 3)}), "same samples"),
     (bad(n=0), "an integer n >= 1"),
+    (bad(latent=2.0), "an integer latent >= 0, got latent=2.0"),
+    (bad(latent="0"), "an integer latent >= 0, got latent='0'"),
+    (bad(b_dec=torch.zeros(6)), r"b_dec of shape \(5,\), got shape=\(6,\)"),
+    (bad(b_dec=torch.full((5,), math.nan)), "finite numbers in b_dec"),
+    (bad(rows=None), "rows to be a tensor"),
+    (bad(tables={"a": Dictionary(torch.eye(5))}), "'a' to be a tensor.*pass its .vectors"),
+    (bad(firing={OBJECT: None}), "firing of object-level latents to be a tensor"),
 ]
 
 

@@ -449,6 +449,7 @@ def turned(generator=None, **options):
         (lambda: turned(cosine=1.0), "0 < cosine < 1, got cosine=1.0"),
         (lambda: turned(n_draws=0), "an integer n_draws >= 1"),
         (lambda: two_bases(basis(), counted(), tolerance=-1), "a finite tolerance >= 0"),
+        (lambda: two_bases(counted(), basis()), "in this order, got weights='ActivationBasis'"),
         (lambda: interaction_basis(X, J[:, :, :2]), r"jacobians=\(6, 2, 2\)"),
         (lambda: interaction_basis(X[:1] * math.inf, J[:1]), "finite numbers in activations"),
         (lambda: interaction_basis(0 * X, J), "activations that vary, got largest=0.0"),

@@ -31,7 +31,7 @@ from sae.direct.pruning import kept_rows
 from theory.description_length import description_length
 from theory.recovery import recovery
 from theory.sparse_coding import omp
-from toymodels import Dictionary, ToyModel, orthonormal, random_unit, stream
+from toymodels import Dictionary, Independent, ToyModel, orthonormal, random_unit, stream
 from toymodels import strategies as tms
 from toymodels.presets import composed_world
 
@@ -658,12 +658,32 @@ def direct(x=X, held_out=X, **changed):
 
 def scratch(**changed):
     config = TrainConfig(2, 4)
-    generator = stream(0, "gradient")
-    return gradient_product(X, held_out=X, generator=generator, config=config, **(SIZES | changed))
+    options = {"generator": stream(0, "gradient"), "config": config}
+    return gradient_product(X, **({"held_out": X} | options | SIZES | changed))
 
 
 def meta_of(rows=X, n_meta=4, k_meta=2, **options):
     return meta_dictionary(rows, n_meta, k_meta, generator=stream(0, "meta"), **options)
+
+
+def world_and_batch():
+    world = ToyModel(Independent(6, 0.5), Dictionary(torch.eye(6)))
+    return world, world.sample(300, generator=stream(0, "batch"))
+
+
+def encoded(rows=X[:4], x=X):
+    sae = TopK(6, 4, 1, generator=stream(0, "init"))
+    return fit_encoder(sae, rows, x, TrainConfig(2, 4), generator=stream(0, "encoder"))
+
+
+def from_rows(rows, x=X):
+    sizes = {"n_meta": 4, "k": 2, "k_meta": 2, "n_rounds": 1}
+    return product_from_rows(x, rows, held_out=x, generator=stream(0, "from"), **sizes)
+
+
+@cache
+def small_product():
+    return direct(n_rounds=1, n_starts=1)
 
 
 def refined(x=X, rows=X[:8], k=2, **options):
@@ -717,6 +737,54 @@ BAD = {
         ),
         "rows of the SAE's shape",
     ),
+    "encoder of long rows": (lambda: encoded(3 * torch.eye(4, 6)), r"rows of norm 1 or 0.*\[3\.0"),
+    "encoder of integers": (lambda: encoded(torch.eye(4, 6), X.long()), "x of real numbers"),
+    "encoder of a batch": (
+        lambda: small_product().sae(world_and_batch()[1], 2, generator=stream(0, "e")),
+        r"fit_encoder: expected x to be a tensor, got x='Batch'; pass its \.x",
+    ),
+    "codes of a batch": (
+        lambda: small_product().codes(world_and_batch()[1]),
+        "codes: expected x to be a tensor, got x='Batch'",
+    ),
+    "a world for samples": (
+        lambda: direct(world_and_batch()[0]),
+        "product_dictionary: expected x to be a tensor, got x='ToyModel'",
+    ),
+    "nothing held out": (lambda: direct(held_out=None), "held_out to be a tensor"),
+    "nothing held out of gradients": (lambda: scratch(held_out=None), "held_out to be a tensor"),
+    "samples of integers": (
+        lambda: direct(X.long()),
+        "x of float32 or float64, got x_dtype=torch.",
+    ),
+    "rows of integers": (lambda: meta_of(torch.eye(6).long()), "rows of float32 or float64"),
+    "rows of half precision": (lambda: meta_of(X.half()), "rows_dtype=torch.float16; pass rows.f"),
+    "meta of an SAE": (
+        lambda: meta_of(TopK(6, 4, 1, generator=stream(0, "init"))),
+        r"meta_dictionary: expected rows to be a tensor, got rows='TopK'; pass its \.W_dec",
+    ),
+    "refining a dictionary": (
+        lambda: refined(rows=Dictionary(torch.eye(6))),
+        "='Dictionary'; pass",
+    ),
+    "product of a list": (lambda: from_rows([[1.0]]), "rows to be a tensor, got rows='list'"),
+    "product of a number": (lambda: from_rows(torch.tensor(1.0)), r"rows_shape=\(\)"),
+    "pursuit of a list": (lambda: nonnegative_omp(X.tolist(), X[:3], 2), "targets='list'; pass"),
+    "pursuit of integers": (lambda: nonnegative_omp(X.long(), X[:3], 2), "targets of float32 or"),
+    "pursuit in a dictionary": (
+        lambda: nonnegative_omp(X, Dictionary(torch.eye(6)), 2),
+        "rows to be a tensor, got rows='Dictionary'",
+    ),
+    "composites in an SAE": (
+        lambda: nearest_composite(X, TopK(6, 4, 1, generator=stream(0, "init"))),
+        "rows to be a tensor, got rows='TopK'",
+    ),
+    "an atom of zeros": (lambda: nearest_composite(0 * X[:2], X), r"zero_atoms=\[0, 1\]"),
+    "composites of integers": (lambda: nearest_composite(X, X.long()), "rows of real numbers"),
+    "no config": (
+        lambda: gradient_product(X, held_out=X, generator=stream(0, "g"), config=None, **SIZES),
+        "descend: expected a TrainConfig, got config=None",
+    ),
 }
 
 
@@ -738,3 +806,24 @@ def test_the_smallest_problems_work_in_either_dtype(dtype):
     assert product.rows.dtype == dtype
     assert torch.allclose(product.rows, torch.ones(1, 1, dtype=dtype))
     assert product.fve > 0.9
+
+
+def test_dtypes_may_differ_where_the_result_says_whose_it_has():
+    """Widening is exact, so that the results are those of one dtype, bit for bit."""
+    wide = X.double()
+    for x, held_out in ((wide, X), (X, wide)):
+        mixed, same = (direct(x, y, n_rounds=1, n_starts=2) for y in (held_out, x))
+        assert mixed.rows.dtype == x.dtype
+        assert torch.equal(mixed.rows, same.rows)
+        assert mixed.fve == same.fve
+    product = small_product()
+    assert torch.equal(product.codes(wide), product.codes(X))
+    config = TrainConfig(2, 4)
+    for x, held_out in ((X, wide), (wide, X), (wide, wide)):
+        found = descend(x, product, held_out=held_out, config=config, generator=stream(0, "g"))
+        again = descend(X, product, held_out=X, config=config, generator=stream(0, "g"))
+        assert torch.equal(found.rows, again.rows)
+        assert found.fve == again.fve
+    assert torch.equal(nonnegative_omp(wide, X[:3], 2), nonnegative_omp(wide, wide[:3], 2))
+    for atoms, rows in ((X[:5], wide), (wide[:5], X)):
+        assert torch.equal(nearest_composite(atoms, rows), nearest_composite(wide[:5], wide))

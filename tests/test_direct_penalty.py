@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from sae import (
     MatryoshkaBatchTopK,
     TopK,
     TrainConfig,
+    direct,
     train,
     train_meta,
 )
@@ -50,9 +52,9 @@ def meta(kind=TopK, n=N_ATOMS, k=K_META, seed=0):
     return kind(D_IN, n, k, bias=False, generator=stream(seed, "meta init"))
 
 
-def penalised(sae=None, meta_sae=None, config=CONFIG, sample=None, **options):
+def penalised(sae=None, meta_sae=None, config=CONFIG, sample=None, meta_config=CONFIG, **options):
     options = {"coefficient": 0.3, "sigma_squared": 1.0, "generator": stream(0, "train")} | options
-    parts = (sae or main(), meta_sae or meta(), sample or world(), config, CONFIG)
+    parts = (sae or main(), meta_sae or meta(), sample or world(), config, meta_config)
     return train_penalised(*parts, **options)
 
 
@@ -516,6 +518,13 @@ def test_a_part_that_fails_is_noticed(part):
     assert not parts(*broken)[part]
 
 
+def test_the_glossary_spells_out_every_part():
+    glossary = (Path(__file__).parent.parent / "docs/glossary.md").read_text()
+    for part in ("S1", "S2", "S3", "S4", "S5"):
+        assert f"\n| {part} |" in glossary
+        assert f"{part} " in direct.__doc__
+
+
 # Bad input ---------------------------------------------------------------------------------------
 
 
@@ -527,6 +536,11 @@ BAD = {
     "coefficient below 0": (lambda: penalised(coefficient=-1.0), "coefficient >= 0"),
     "sigma^2 of 0": (lambda: penalised(sigma_squared=0.0), "a finite sigma_squared > 0"),
     "no primary steps": (lambda: penalised(phases=(0, 5)), "n_p >= 1"),
+    "one phase": (lambda: penalised(phases=5), "phases .* of integers.*phases=5"),
+    "no meta config": (
+        lambda: penalised(meta_config=None),
+        r"train_penalised: expected a TrainConfig, got meta_config=None; pass TrainConfig\(",
+    ),
     "half steps": (lambda: penalised(phases=(1.5, 5)), "phases .* of integers"),
     "another width": (
         lambda: penalised(meta_sae=TopK(5, 4, 1, generator=stream(0, "i"))),
@@ -542,6 +556,8 @@ BAD = {
         lambda: penalised(sample=nothing),
         "nan",
     ),
+    "an SAE for levels": (lambda: tied(main()), "two levels or more, got n_levels=1"),
+    "no config": (lambda: tied(config=None), "train_tied: expected a TrainConfig, got config=None"),
     "one level": (lambda: tied([main()]), "two levels or more"),
     "levels that narrow": (lambda: tied([main(), main(n=5)]), "levels that widen"),
     "rho below 0": (lambda: tied(rho=-1.0), "a finite rho >= 0"),

@@ -22,10 +22,14 @@ needs_browser = pytest.mark.skipif(
 )
 
 
-def decompositions():
+def objects():
     atoms = torch.eye(5)[:3]
     tables = {"true atoms": atoms}
-    return [decompose(i, MIXING @ atoms, atoms, MIXING, tables=tables).as_dict() for i in range(3)]
+    return [decompose(i, MIXING @ atoms, atoms, MIXING, tables=tables) for i in range(3)]
+
+
+def decompositions():
+    return [found.as_dict() for found in objects()]
 
 
 def shown(tmp_path, page, address="", click=None):
@@ -112,6 +116,19 @@ def test_the_figure_writes_its_page_and_it_opens_at_the_planted_triple(tmp_path,
         (atoms,) = [t for t in tables.split("<table>") if "true atoms" in t]
         told.append(re.search(r'class="known ">\s*<td>atom (\d+)', atoms))
     assert sorted(int(found[1]) for found in told if found) == triple
+
+
+@pytest.mark.parametrize(
+    ("found", "first", "message"),
+    [
+        (decompositions(), 99, r"a first among the latents \[0, 1, 2\], got first=99"),
+        ([], 0, r"a first among the latents \[\], got first=0"),
+        (objects(), 0, r"dictionaries, got entry='Decomposition'; pass its \.as_dict"),
+    ],
+)
+def test_a_page_that_could_not_open_is_not_written(unchecked, found, first, message):
+    with pytest.raises(ValueError, match=f"^einstein_page: expected {message}"):
+        einstein_page("Title", found, first=first)
 
 
 def test_nothing_is_fetched_and_numbers_are_finite():

@@ -201,6 +201,20 @@ def test_evaluation_is_pure_and_held_out_samples_stay_the_same():
     assert not torch.equal(state, generator.get_state())
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_no_sae_or_holds_nan_is_not_evaluated():
+    world, sae = Recorded(3, 2), TopK(3, 4, 2, generator=stream(5, "init"))
+    eyes = HeldOut(world, 5, stream(5, "eval"))
+    with pytest.raises(ValueError, match=r"^evaluate: expected an SAE, got sae='tuple'; .*\.sae"):
+        eyes.evaluate((sae,))
+    with torch.no_grad():
+        sae.b_dec[1] = torch.nan
+    with pytest.raises(ValueError, match=r"^evaluate: expected finite .*, got b_dec\[1\]=nan"):
+        eyes.evaluate(sae)
+    with pytest.raises(ValueError, match=r"^HeldOut: expected a torch\.Generator, got generator=0"):
+        HeldOut(world, 5, 0)
+
+
 NAN = float("nan")
 BAD = [
     ({"n": 1}, "n >= 2 samples", "n=1"),

@@ -7,7 +7,19 @@ import os
 import pytest
 import torch
 
-from sae import DiskError, ReLU, TopK, load, save, to_saelens
+from sae import (
+    DiskError,
+    ReLU,
+    TopK,
+    files,
+    from_dictionary_learning,
+    from_saelens,
+    from_sparsify,
+    load,
+    load_any,
+    save,
+    to_saelens,
+)
 from toymodels import stream
 
 
@@ -125,6 +137,36 @@ def test_a_folder_of_saelens_is_answered_with_who_reads_it(sae, tmp_path):
     to_saelens(sae, tmp_path / "theirs")
     with pytest.raises(ValueError, match=r"without \['settings'.*use from_saelens or load_any"):
         load(tmp_path / "theirs")
+
+
+@pytest.mark.parametrize("write", [save, to_saelens])
+def test_weights_with_nan_are_neither_written_nor_read(sae, tmp_path, write, monkeypatch):
+    with torch.no_grad():
+        sae.W_dec[2, 1] = torch.nan
+    said = r"expected finite numbers in W_dec, got W_dec\[2, 1\]=nan"
+    with pytest.raises(ValueError, match=f"^{write.__name__}: {said}"):
+        write(sae, tmp_path / "sae")
+    assert list(tmp_path.iterdir()) == []
+    with monkeypatch.context() as patch:  # as versions before this check wrote it
+        patch.setattr(files, "check_finite", lambda where, **tensors: None)
+        save(sae, tmp_path / "old")
+    with pytest.raises(ValueError, match=f"^load: {said}"):
+        load(tmp_path / "old")
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    "read", [load, load_any, from_saelens, from_sparsify, from_dictionary_learning]
+)
+def test_what_is_no_path_is_refused(sae, read):
+    said = "expected path to be a str or a Path, got path='{}'"
+    with pytest.raises(ValueError, match=f"^{read.__name__}: {said.format('NoneType')}"):
+        read(None)
+    for write in (save, to_saelens):
+        with pytest.raises(ValueError, match=f"^{write.__name__}: {said.format('TopK')}"):
+            write(sae, sae)
+        with pytest.raises(ValueError, match=f"^{write.__name__}: expected .* got .*='str'"):
+            write("path", sae)
 
 
 def test_what_is_no_sae_is_not_saved(tmp_path, unchecked):

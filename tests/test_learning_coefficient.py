@@ -383,6 +383,19 @@ BAD = {
         lambda: run(lambda w: (w[:, 0] ** 2 - w[:, 1] ** 2) / 2, torch.zeros(2)),
         "a minimum at w_star, got curvature=-1",
     ),
+    "stiff saddle": (  # the worse fault first: no step size would mend it
+        lambda: run(lambda w: (w[:, 0] ** 2 - w[:, 1] ** 2) / 2, torch.zeros(2), step_size=1e-3),
+        "a minimum at w_star, got curvature=-1.*gradient_norm=0",
+    ),
+    "stiff slope": (lambda: sampled(QUADRATIC_SHIFTED, step_size=0.1), "a minimiser.*refine"),
+    "NaN Hessian": (
+        lambda: run(lambda w: w.square().sum(1).sqrt(), torch.zeros(2)),
+        "finite derivatives at w_star, got gradient_norm=.*nan",
+    ),
+    "infinite slope": (
+        lambda: run(lambda w: w.abs().sqrt().sum(1) + (w**2).sum(1), torch.zeros(2)),
+        "finite derivatives at w_star",
+    ),
     "steps": (lambda: sampled(QUADRATIC, step_size=1e-3), r"<= 0\.1, got stiffness=0\.2.*smaller"),
     "steep elsewhere": (
         lambda: sampled(normal_crossing([1, 1]), localisation=1, step_size=1e-2, n_burn_in=0),
@@ -394,12 +407,26 @@ BAD = {
     ),
     "to infinity": (
         lambda: run(cube, torch.zeros(1), n_beta=20, localisation=0.0, n_burn_in=1500, n_chains=32),
-        "chains that stay finite, got diverged=.*of=32",
+        "chains that stay finite, got diverged=.*of=32; take smaller steps",
+    ),
+    "no minimum at all": (
+        lambda: run(lambda w: (w**3).sum(1), torch.zeros(1), step_size=1e-2, localisation=0.0),
+        "chains that stay finite, got diverged=.*of=256; w_star may be no minimum at all",
     ),
     "error": (
         lambda: sampled(QUADRATIC, max_error=1e-3),
         r"an error of at most 0\.001, got standard_error=.*about \d+ draws a chain would do",
     ),
+    "array": (lambda: run(QUADRATIC.loss, torch.zeros(2).numpy()), "weights to be a tensor"),
+    "loss of arrays": (
+        lambda: run(lambda w: w.detach().numpy().sum(1), torch.zeros(2)),
+        "loss to be a tensor, got loss='ndarray'",
+    ),
+    "loss of one vector": (
+        lambda: run(lambda w: w[0] ** 2 + w[2] ** 2, torch.zeros(3)),
+        "a loss from .* got raised=IndexError.*vmap",
+    ),
+    "whole": (lambda: sampled(QUADRATIC, n_burn_in=10.0), "an integer n_burn_in >= 0, got .*10.0"),
     "scalar": (lambda: run(lambda w: w.square().mean(), torch.zeros(2)), "vmap"),
     "one point": (lambda: run(lambda w: w.square().sum(0), torch.zeros(3)), r"shape_for_2_points"),
     "constant": (lambda: run(lambda w: torch.zeros(len(w)), torch.zeros(2)), "differentiable loss"),

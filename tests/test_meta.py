@@ -7,8 +7,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from small_runs import bits, same_bits
 
-from sae import TopK, TrainConfig, train_meta
+from sae import TopK, TrainConfig, published_meta_sae, train, train_meta, train_tower
 from toymodels import orthonormal, stream
 from toymodels import strategies as tms
 from toymodels.laws import assert_binomial
@@ -101,3 +102,34 @@ def test_no_weights_are_equal_weights():
     assert torch.equal(runs[0], runs[1])
     assert torch.equal(runs[0], runs[2])
     assert not torch.equal(runs[0], runs[3])
+
+
+SHORT = TrainConfig(6, 16, n_records=2)
+
+
+def g():
+    return stream(0, "train")
+
+
+def rows_of_an_sae(n, *, generator):
+    return torch.randn(n, 6, generator=generator)
+
+
+@pytest.mark.parametrize("make", [TopK, published_meta_sae])
+def test_the_rows_of_a_trained_sae_can_be_passed_as_they_are(make):
+    """With weights that have a gradient too; the arguments get none, and the bits are the same."""
+    a = train(TopK(6, 9, 2, generator=stream(0, "a")), rows_of_an_sae, SHORT, generator=g()).sae
+    weights = torch.linspace(0, 1, 9).requires_grad_()
+
+    def trained(rows, weights):
+        levels = [make(6, m, 2, generator=stream(m, "init")) for m in (5, 3)]
+        own = {"weights": weights, "weighting": "energy"}
+        return [
+            train_meta(rows, levels[0], SHORT, weights=weights, generator=g()).sae,
+            *train_tower(rows, levels, SHORT, **own, generator=g()),
+        ]
+
+    plain = trained(a.W_dec.detach(), weights.detach())
+    for first, second in zip(plain, trained(a.W_dec, weights), strict=True):
+        assert same_bits(bits(first), bits(second))
+    assert all(p.grad is None for p in (*a.parameters(), weights))

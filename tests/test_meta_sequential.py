@@ -125,6 +125,27 @@ def test_refit_rejects_bad_weights_and_steps():
         refit_meta(problem[0] / 0, *problem[1:], weights=None)
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_towers_and_refits_reject_what_is_of_another_kind():
+    rows, level, ones = torch.eye(3), TopK(3, 2, 1, generator=stream(0, "init")), torch.ones(1, 3)
+    for where, act in {
+        "train_tower": lambda: train_tower(
+            rows, level, SHORT, weights=None, generator=stream(0, "train")
+        ),
+        "through_tower": lambda: through_tower(rows, level),
+    }.items():
+        with pytest.raises(ValueError, match=f"^{where}: expected a sequence.*'TopK'; .*level,"):
+            act()
+    with pytest.raises(ValueError, match=r"^refit_meta: expected a boolean support, .*codes != 0"):
+        refit_meta(rows, torch.full((3, 1), 0.5), ones, weights=None)
+    with pytest.raises(ValueError, match=r"^refit_meta: expected atoms to be .* pass its \.W_dec"):
+        refit_meta(rows, torch.ones(3, 1).bool(), level, weights=None)
+    with pytest.raises(ValueError, match=r"^row_weights: expected latents to be .*"):
+        row_weights([[1.0]], "energy")
+    with pytest.raises(ValueError, match=r"^split_rows: expected .*, got generator=0"):
+        split_rows(5, generator=0)
+
+
 def test_published_recipe():
     sae = published_meta_sae(6, 8, generator=stream(0, "init"))
     config = published_config(5, 16)
@@ -214,6 +235,25 @@ def test_nearest_rows_are_nearest(n, n_rows, generator):
     for direction, got in zip(directions, found, strict=True):
         best = max(rows, key=lambda row: float(row @ direction / row.norm()))
         assert torch.allclose(got, best / best.norm())
+
+
+def test_nearest_rows_take_either_dtype_and_refuse_what_has_no_direction(unchecked):
+    rows, directions = rows_of(20, 6).float(), rows_of(4, 6, "other").float()
+    same = nearest_rows(directions.double(), rows.double())
+    for both in ((directions, rows.double()), (directions.double(), rows)):
+        assert torch.equal(nearest_rows(*both), same)
+    for message, both in (
+        (r"zero_directions=\[1\]", (torch.eye(6) * torch.tensor([1.0, 0, 1, 1, 1, 1]), rows)),
+        (r"zero_rows=\[0, 1\]; remove", (directions, torch.zeros(2, 6))),
+        ("rows of real numbers, got rows_dtype=torch.int64", (directions, torch.eye(6).long())),
+        (
+            "rows to be a tensor, got rows='TopK'",
+            (directions, TopK(6, 4, 1, generator=stream(0, "i"))),
+        ),
+        ("directions and rows of one width", (directions, rows[:, :5])),
+    ):
+        with pytest.raises(ValueError, match=f"^nearest_rows: expected .*{message}"):
+            nearest_rows(*both)
 
 
 def test_swapped_decoder_codes_as_before_and_random_rows_cost_the_energy_of_the_code():

@@ -52,6 +52,13 @@ DEFECTS = (
         "tests/test_toymodels.py::test_gaps_between_events_are_geometric",
     ),
     Defect(
+        "a run that stopped early draws and records once more when resumed",
+        "sae/ensemble.py",
+        "while self.step < n_steps and not self._stopped():",
+        "while self.step < n_steps:",
+        "tests/test_resume.py::test_a_run_that_stopped_early_ends_as_it_did_when_resumed",
+    ),
+    Defect(
         "streams differ in 32 bits only",
         "toymodels/streams.py",
         "words[:] = sequence.generate_state(_MT_WORDS)",

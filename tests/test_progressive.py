@@ -184,6 +184,10 @@ def test_refitting_never_makes_it_worse(seed):
         (lambda d: [*d[:4], [2, 1]], r"strictly increasing ks in \[0, 5\]"),
         (lambda d: [*d[:4], [6]], r"strictly increasing ks in \[0, 5\]"),
         (lambda d: [*d[:4], []], r"strictly increasing ks"),
+        (lambda d: [*d[:4], [1.5, 3.7]], r"integers, got ks=\[1\.5, 3\.7\]; round fractions"),
+        (lambda d: [*d[:4], np.array([1.0, 2.0])], "a sequence ks of integers"),
+        (lambda d: [*d[:4], 2], "a sequence ks of integers, got ks=2"),
+        (lambda d: [*d[:3], None, d[4]], "b_dec to be a tensor"),
         (lambda d: [torch.ones(3, 4).double(), *d[1:]], "x that varies between samples"),
         (lambda d: [d[0][:0], d[1][:0], *d[2:]], "a sample or more"),
         (lambda d: [d[0], d[1][:, :0], d[2][:0], d[3], [0]], "a latent or more"),
@@ -194,3 +198,18 @@ def test_bad_input_is_one_clear_error(change, message, unchecked):
     with pytest.raises(ValueError, match=f"progressive: .*{message}") as error:
         progressive(*change(data))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_prefix_errors_refuse_fractions_too():
+    with pytest.raises(ValueError, match=r"a sequence ks of integers, got ks=\[1\.5\]"):
+        prefix_errors(*_problem(3, 5, 4, 0), [1.5])
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("make", [np.array, torch.tensor, tuple])
+def test_integers_of_any_kind_are_prefix_lengths(make):
+    data = _problem(3, 5, 4, 0)
+    found = progressive(*data, make([1, 4]))
+    assert found.ks.dtype == torch.int64
+    assert torch.equal(found.by_rank.fvu, progressive(*data, [1, 4]).by_rank.fvu)

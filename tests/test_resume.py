@@ -93,6 +93,16 @@ def test_an_interrupted_training_ends_with_the_same_bits(sae, config, engine, st
     assert_it_resumes([sae], config, stops, engine=engine)
 
 
+@pytest.mark.parametrize("engine", ["auto", "eager"])
+def test_a_run_that_stopped_early_ends_as_it_did_when_resumed(engine, monkeypatch):
+    """Its last state, which only runs of some length leave, has nothing left to do."""
+    monkeypatch.setattr(ensemble, "WORTH_KEEPING", 0.0)
+    config = TrainConfig(40, 10, lr=1e-9, n_records=8, stop_after=20)
+    whole, _ = once([topk()], config, tempfile.mkdtemp(), engine=engine)
+    assert int(whole.history.trained[0]) < 400
+    assert_it_resumes([topk()], config, [40], engine=engine)
+
+
 STEERED = TrainConfig(
     12, 16, lr=1e-2, dead_after=32, n_records=5, resample_every=48, ema=0.5, sparsity_warmup=0.3,
     target_l0=2.0, l0_rate=0.1,

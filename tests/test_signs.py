@@ -49,6 +49,17 @@ def test_necessity_equals_its_loop(n, m, d, seed):
             assert sign_necessity(exact, support, rows, bias) == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("function", [sign_necessity, refitted])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int64])
+def test_codes_are_no_support(function, dtype):
+    x, codes, rows, bias = _problem(3, 4, 4, 0)
+    with pytest.raises(ValueError, match=f"booleans, got .*{dtype}.; pass codes != 0"):
+        function(x, codes.to(dtype), rows, bias)
+    with pytest.raises(ValueError, match="support to be a tensor"):
+        function(x, codes.numpy() != 0, rows, bias)
+
+
 @given(st.integers(1, 4), st.integers(1, 3), st.integers(3, 5), seeds)
 def test_refit_is_least_squares_and_zero_elsewhere(n, m, d, seed):
     x, codes, rows, bias = _problem(n, m, d, seed)

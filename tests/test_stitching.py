@@ -228,6 +228,8 @@ def test_bad_clusters_are_named(unchecked):
     p = list(problem(0).values())[:5]
     with pytest.raises(ValueError, match=r"disjoint clusters of large .* wrong=\[1, 9\]"):
         swap(*p, [Cluster((), (1, 9)), Cluster((0,), (1,))])
+    with pytest.raises(ValueError, match=r"pass Cluster\(small, large\)"):
+        swap(*p, [((0,), (1,))])
     with pytest.raises(ValueError, match="0 < cosine <= 1"):
         cosine_clusters(p[2], p[4], cosine=0)
     assert swap(*p, []).error_changes.tolist() == []

@@ -393,6 +393,9 @@ def test_bad_input_says_what_is_wrong(unchecked):
         return train_superposition(W, laws, generator=stream(0, "t"), **(defaults | settings))
 
     cases = [
+        ("laws, a list of ToyDistributions, got laws='Independent'", {"laws": LAWS[0]}),
+        (r"ToyDistributions, got laws=\['ToyModel'\]", {"laws": [train().world(0)]}),
+        ("W to be a tensor, got W='ndarray'; pass torch", {"W": W.numpy()}),
         ("divides 4 instances, got n_laws=3", {"laws": [LAWS[0]] * 3}),
         (r"laws of 4 features.*got n_features=\[3\]", {"laws": [Independent(3, 0.1)]}),
         ("importance > 0, got smallest_importance=0.0", {"importance": 0.0}),
@@ -406,6 +409,8 @@ def test_bad_input_says_what_is_wrong(unchecked):
     for message, changes in cases:
         with pytest.raises(ValueError, match=message):
             train(**changes)
+    with pytest.raises(ValueError, match=r"initial_weights: expected a torch\.Generator, got"):
+        initial_weights(4, 2, 4, generator=0)
     found = train()
     with pytest.raises(ValueError, match=r"0 <= i < 4, got i=4"):
         found.world(4)

@@ -18,7 +18,7 @@ from sae import TrainConfig, geometric_median, train
 from sae import strategies as saes
 from sae.engines import eager
 from theory import recovery
-from toymodels import Independent, ToyModel, random_unit, stream
+from toymodels import Dictionary, Independent, ToyModel, random_unit, stream
 from toymodels import strategies as tms
 
 # What is learned ----------------------------------------------------------------------------------
@@ -100,6 +100,27 @@ def test_training_is_reproducible_and_changes_none_of_its_arguments(config, sae,
     assert torch.equal(random, torch.random.get_rng_state())
     assert same_bits(bits(first.sae), bits(second.sae))
     assert torch.equal(first.history.fvu.nan_to_num(-1), second.history.fvu.nan_to_num(-1))
+
+
+@pytest.mark.parametrize("engine", ["auto", "eager", "stacked"])
+@pytest.mark.parametrize("noise_std", [0.0, 0.1])  # without noise the codes are trained on
+def test_data_with_gradients_train_as_without_and_get_none(engine, noise_std):
+    """Such as the decoder rows of an SAE, or a world that is made of them."""
+    rows = topk(1).W_dec
+
+    def trained(rows):
+        x_hat = rows * 2  # no leaf: its graph can be gone through only once
+        dictionary = Dictionary(rows.detach())
+        object.__setattr__(dictionary, "vectors", rows)  # making it warns of gradients
+        model = ToyModel(Independent(32, 0.1), dictionary, noise_std=noise_std)
+        for sample in (model, lambda n, *, generator: x_hat[:n]):
+            config = TrainConfig(4, 16, n_records=2)
+            yield train(topk(), sample, config, generator=stream(0, "train"), engine=engine).sae
+
+    plain, attached = list(trained(rows.detach())), list(trained(rows))
+    assert rows.grad is None
+    for first, second in zip(plain, attached, strict=True):
+        assert same_bits(bits(first), bits(second))
 
 
 def test_another_stream_gives_another_sae():

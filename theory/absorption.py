@@ -107,6 +107,7 @@ def _check(
 ) -> None:
     where = "absorption"
     given = {"codes": codes, "latents": latents, "dictionary": dictionary, "W_dec": W_dec}
+    check_finite(where, **given)
     fits = all(value.ndim == 2 for value in given.values()) and len(codes) == len(latents) > 0
     fits = fits and codes.shape[1] == len(dictionary) > 0 and latents.shape[1] == len(W_dec)
     fits = fits and dictionary.shape[1] == W_dec.shape[1] and matching.shape == codes.shape[1:]
@@ -116,7 +117,6 @@ def _check(
     )
     shapes = {name: tuple(value.shape) for name, value in given.items()}
     check(fits, where, rule, **shapes, matching=tuple(matching.shape))
-    check_finite(where, **given)
     norms = torch.linalg.vector_norm(dictionary.detach().double(), dim=1)
     unit = bool((norms - 1).abs().max() < 1e-4)
     check(unit, where, "unit rows in dictionary", largest_norm=float(norms.max()))

@@ -129,12 +129,12 @@ def _check(
     where: str, x: Tensor, latents: Tensor, W_dec: Tensor, b_dec: Tensor, nonnegative: bool
 ) -> None:
     given = {"x": x, "latents": latents, "W_dec": W_dec, "b_dec": b_dec}
+    check_finite(where, **given)
     fits = x.ndim == latents.ndim == W_dec.ndim == 2 and b_dec.shape == x.shape[1:]
     fits = fits and W_dec.shape == (latents.shape[1], x.shape[1]) and len(latents) == len(x) > 0
     fits = fits and len(W_dec) > 0
     rule = "x [batch, d_in], latents [batch, n_latents], W_dec [n_latents, d_in], b_dec [d_in]"
     check(fits, where, rule, **{name: tuple(value.shape) for name, value in given.items()})
-    check_finite(where, **given)
     least = latents.min().item()
     rule = "latents >= 0"
     check(not nonnegative or least >= 0, where, rule, "set nonnegative=False", least=least)

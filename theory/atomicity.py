@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from theory.checks import check, check_finite
+from theory.checks import check, check_finite, check_size
 from theory.isotropic import isotropic_fve_bound
 from theory.sparse_coding import MAX_SUPPORTS, best_support, omp, r_squared
 
@@ -50,13 +50,14 @@ def atomicity(rows: Float[Tensor, "n_rows d_in"], k: int) -> Atomicity:
         True
     """
     where = "atomicity"
-    check(rows.ndim == 2 and 0 not in rows.shape, where, "rows [n, d_in]", shape=tuple(rows.shape))
     check_finite(where, rows=rows)
+    check(rows.ndim == 2 and 0 not in rows.shape, where, "rows [n, d_in]", shape=tuple(rows.shape))
     norms = torch.linalg.vector_norm(rows.detach().double(), dim=1, keepdim=True)
     zero = (norms[:, 0] == 0).nonzero()[:5, 0].tolist()
     check(not zero, where, "non-zero rows", "remove dead rows first", zero_rows=zero)
     n, d_in = rows.shape
     check(1 <= k <= n - 1, where, f"1 <= k <= {n - 1} (n_rows - 1)", k=k)
+    check_size(where, k=k)
     unit = rows.detach().double() / norms
     others = [torch.cat([unit[:i], unit[i + 1 :]]) for i in range(n)]
     exact = math.comb(n - 1, k) <= MAX_SUPPORTS

@@ -56,12 +56,12 @@ def autoencoder_gauss_newton(
     Source: Elhage et al. 2022, arXiv 2209.10652, for the network.
     """
     where = "autoencoder_gauss_newton"
+    check_finite(where, W=W, b=b, x=x, importance=importance)
     shapes = {"W": W.shape, "b": b.shape, "x": x.shape, "importance": importance.shape}
     fits = W.ndim == x.ndim == 2 and 0 not in (*W.shape, *x.shape)
     fits = fits and b.shape == importance.shape == W.shape[1:] == x.shape[1:]
     rule = "W [n_hidden, n_features], b and importance [n_features], x [batch, n_features]"
     check(fits, where, rule, **{name: tuple(shape) for name, shape in shapes.items()})
-    check_finite(where, W=W, b=b, x=x, importance=importance)
     least = float(importance.min())
     check(least > 0, where, "importance > 0", smallest_importance=least)
     finite = 0 < largest_step < math.inf

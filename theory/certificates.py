@@ -109,9 +109,9 @@ def one_shot_certificate(
     """
     where = "one_shot_certificate"
     _check_coherence(where, coherence)
+    check_finite(where, magnitudes=magnitudes)
     fits = magnitudes.ndim == 1 and len(magnitudes) > 0
     check(fits, where, "magnitudes [k], k >= 1", shape=tuple(magnitudes.shape))
-    check_finite(where, magnitudes=magnitudes)
     a = magnitudes.detach().double()
     least, total = float(a.min()), float(a.sum())
     check(least > 0, where, "magnitudes > 0", least=least)
@@ -216,8 +216,8 @@ def _check_coherence(where: str, coherence: float) -> None:
 
 
 def _unit_rows(where: str, rows: Tensor) -> Float[Tensor, "n d_in"]:
-    check(rows.ndim == 2 and 0 not in rows.shape, where, "rows [n, d_in]", shape=tuple(rows.shape))
     check_finite(where, rows=rows)
+    check(rows.ndim == 2 and 0 not in rows.shape, where, "rows [n, d_in]", shape=tuple(rows.shape))
     norms = torch.linalg.vector_norm(rows.detach().double(), dim=1, keepdim=True)
     zero = (norms[:, 0] == 0).nonzero()[:5, 0].tolist()
     check(not zero, where, "non-zero rows", zero_rows=zero)

@@ -46,10 +46,10 @@ def chain_mean(draws: Float[Tensor, "n_chains n_draws"]) -> ChainMean:
     Source: Geyer 1992, Practical Markov chain Monte Carlo (the initial monotone sequence).
     """
     where = "chain_mean"
+    check_finite(where, draws=draws)
     shape = tuple(draws.shape)
     fits = draws.ndim == 2 and shape[0] >= 2 and shape[1] >= MIN_DRAWS
     check(fits, where, f"[n_chains >= 2, n_draws >= {MIN_DRAWS}]", shape=shape)
-    check_finite(where, draws=draws)
     x = draws.detach().double()
     n_chains, n_draws = shape
     between = float(x.mean(1).std()) / math.sqrt(n_chains)

@@ -35,8 +35,9 @@ def check_tensor(where: str, **values: Any) -> None:
         check(False, where, f"{name} to be a tensor", todo, **{name: type(value).__name__})
 
 
-def check_finite(where: str, **tensors: Tensor) -> None:
-    """Raises ValueError that names the first tensor holding NaN or infinity, and where it does."""
+def check_finite(where: str, **tensors: Any) -> None:
+    """Raises ValueError that names the first that is no tensor, or holds NaN or infinity."""
+    check_tensor(where, **tensors)
     for name, tensor in tensors.items():
         finite = torch.isfinite(tensor)
         if not bool(finite.all()):

@@ -83,10 +83,10 @@ def completeness(
     """
     where = "completeness"
     e = checked_weights(where, dictionary, energies)
+    check_finite(where, W_dec=W_dec)
     fits = W_dec.ndim == 2 and W_dec.shape[1] == dictionary.shape[1]
     rule = f"W_dec [n_latents, {dictionary.shape[1]}]"
     check(fits, where, rule, W_dec=tuple(W_dec.shape))
-    check_finite(where, W_dec=W_dec)
     check_size(where, k=k)
     check(0 < tau <= 1, where, "0 < tau <= 1", tau=tau)
     zero = (dictionary == 0).all(1).nonzero().flatten().tolist()

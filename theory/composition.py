@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from theory.checks import check, check_finite
+from theory.checks import check, check_finite, check_size
 from theory.isotropic import composition_p_value, isotropic_fve_bound
 from theory.sparse_coding import MAX_SUPPORTS, best_support, omp, r_squared
 
@@ -92,14 +92,15 @@ def composition(
         ['copy']
     """
     where = "composition"
+    check_finite(where, rows=rows, W_dec=W_dec)
     shapes = (tuple(rows.shape), tuple(W_dec.shape))
     fits = rows.ndim == W_dec.ndim == 2 and rows.shape[1] == W_dec.shape[1]
     fits = fits and 0 not in rows.shape and 0 not in W_dec.shape
     rule = "non-empty rows [n_rows, d_in] and W_dec [n_atoms, d_in]"
     check(fits, where, rule, rows=shapes[0], W_dec=shapes[1])
-    check_finite(where, rows=rows, W_dec=W_dec)
     most = min(len(W_dec), rows.shape[1] - 1)
     check(1 <= k <= most, where, f"1 <= k <= {most} (n_atoms, d_in - 1)", k=k)
+    check_size(where, k=k)
     check(0 < tau <= 1, where, "0 < tau <= 1", tau=tau)
     check(0 < alpha < 1, where, "0 < alpha < 1", alpha=alpha)
     u, atoms = (normalize(r.detach().double(), dim=1, eps=1e-300) for r in (rows, W_dec))
@@ -145,8 +146,8 @@ def benjamini_yekutieli(p_values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
     Source: Benjamini & Yekutieli 2001, theorem 1.3.
     """
     where = "benjamini_yekutieli"
-    check(p_values.ndim == 1 and len(p_values) > 0, where, "[n], n >= 1", n=tuple(p_values.shape))
     check_finite(where, p_values=p_values)
+    check(p_values.ndim == 1 and len(p_values) > 0, where, "[n], n >= 1", n=tuple(p_values.shape))
     low, high = p_values.min().item(), p_values.max().item()
     check(low >= 0 and high <= 1, where, "p-values in [0, 1]", minimum=low, maximum=high)
     p, order = p_values.detach().double().sort()

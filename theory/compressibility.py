@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from theory.checks import check, check_finite
+from theory.checks import check, check_finite, check_tensor
 from theory.isotropic import isotropic_rows
 from theory.sparse_coding import omp
 from theory.spectral import SpectralBound, checked_weights, spectral_fve_bound
@@ -86,10 +86,10 @@ def fve(
     Returns: fraction; 1 is exact, 0 is the zero vector, negative is worse than nothing.
         Its null is not 0: see `compressibility`.
     """
-    shapes = (tuple(rows.shape), tuple(reconstruction.shape))
-    check(shapes[0] == shapes[1], "fve", "equal shapes", rows=shapes[0], reconstruction=shapes[1])
     w = checked_weights("fve", rows, weights)
     check_finite("fve", reconstruction=reconstruction)
+    shapes = (tuple(rows.shape), tuple(reconstruction.shape))
+    check(shapes[0] == shapes[1], "fve", "equal shapes", rows=shapes[0], reconstruction=shapes[1])
     rows, reconstruction = rows.detach().double(), reconstruction.detach().double()
     energy = (w * rows.square().sum(1)).sum().item()
     check(energy > 0, "fve", "rows with positive weighted energy", energy=energy)
@@ -103,10 +103,10 @@ def surrogate_p_value(score: float, null_fves: Float[Tensor, " n_surrogates"]) -
     Pr(p <= alpha) <= alpha exactly. The smallest possible value is 1 / (1 + S).
     """
     where = "surrogate_p_value"
+    check_finite(where, null_fves=null_fves)
     n_surrogates = len(null_fves)
     todo = "refit the same recipe on more isotropic_surrogates"
     check(n_surrogates >= MIN_SURROGATES, where, f">= {MIN_SURROGATES} nulls", todo, n=n_surrogates)
-    check_finite(where, null_fves=null_fves)
     check(math.isfinite(score), where, "a finite score", score=score)
     return (1 + int((null_fves >= score).sum())) / (1 + n_surrogates)
 
@@ -169,6 +169,7 @@ def effective_n_rows(weights: Float[Tensor, " n_rows"]) -> float:
 
     Returns: rows, in [1, n_rows]; n_rows for equal weights, 1 if one row holds all the weight.
     """
+    check_tensor("effective_n_rows", weights=weights)
     w = checked_weights("effective_n_rows", weights[:, None], weights)
     w = w / w.max()  # weights may be tiny: squaring first would underflow
     return (w.sum().square() / w.square().sum()).item()

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from theory.checks import check, check_finite
+from theory.checks import check, check_finite, check_tensor
 
 Loss = Callable[[Tensor], Tensor]
 MAX_WEIGHTS = 5000  # its Hessian is 200 MB in float64
@@ -16,16 +16,21 @@ POWER_STEPS = 50
 
 def checked_point(where: str, loss: Loss, w: Tensor) -> Float[Tensor, ""]:
     """Returns loss(w), after checking that `loss` maps [n, n_weights] to [n] differentiably."""
+    check_finite(where, weights=w)
     fits = w.ndim == 1 and 1 <= len(w) <= MAX_WEIGHTS and w.is_floating_point()
     rule = f"a vector of 1 to {MAX_WEIGHTS} real weights"
     check(fits, where, rule, shape=tuple(w.shape), dtype=w.dtype)
-    check_finite(where, weights=w)
     # Two rows: a loss averaged over its points, or one point's loss, shows in the shape.
     points = w.detach().repeat(2, 1).requires_grad_()
-    values = loss(points)
-    todo = "wrap a loss of one vector in torch.func.vmap"
+    rule, todo = "a loss from [n, n_weights] to [n]", "wrap a loss of one vector in torch.func.vmap"
+    try:
+        values = loss(points)
+    except (IndexError, RuntimeError) as error:
+        check(False, where, rule, todo, raised=error)
+        raise
+    check_tensor(where, loss=values)
     shape = tuple(values.shape)
-    check(shape == (2,), where, "a loss from [n, n_weights] to [n]", todo, shape_for_2_points=shape)
+    check(shape == (2,), where, rule, todo, shape_for_2_points=shape)
     check(values.requires_grad, where, "a differentiable loss", differentiable=False)
     check_finite(where, loss=values)
     return values[0].detach()

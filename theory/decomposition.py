@@ -1,7 +1,9 @@
 """Einstein's table: what one latent is made of, and what lies nearest to each of its parts."""
 
 import math
+import operator
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from theory.checks import check, check_finite, check_size
+from theory.checks import check, check_finite, check_size, check_tensor
 from theory.nearest import nearest
 
 OBJECT = "object-level latents"
@@ -52,12 +54,14 @@ class Component:
 class Decomposition:
     """One latent, its components by falling weight, and the neighbours of each at every level.
 
-    explained: 1 - |row - sum of the components|^2 / |row|^2; 1 is exact, no lower limit.
+    explained: 1 - |row - b_dec - sum of the components|^2 / |row|^2; 1 is exact, no lower limit.
+    bias_norm: |b_dec|, beside the components' weights; 0 for a meta-SAE without a bias.
     n_candidates: by table, how many rows were compared (not the latent itself, no zero rows).
     """
 
     latent: int
     explained: float
+    bias_norm: float
     components: tuple[Component, ...]
     n_candidates: dict[str, int]
 
@@ -68,6 +72,7 @@ class Decomposition:
     def table(self) -> str:
         """Returns the text of a table: a line a neighbour; `*` marks copies of the latent."""
         lines = [f"latent {self.latent}: {len(self.components)} components"]
+        lines[0] += f" and a bias of norm {self.bias_norm:.3f}" if self.bias_norm else ""
         lines[0] += f" explain {self.explained:.3f} of its squared norm"
         for component in self.components:
             lines.append(f"component {component.meta_latent}, weight {component.weight:.3f}")
@@ -89,13 +94,14 @@ def decompose(
     *,
     tables: Mapping[str, Float[Tensor, "n_rows d_in"]],
     firing: Mapping[str, Tensor] | None = None,
+    b_dec: Float[Tensor, " d_in"] | None = None,
     n: int = 5,
 ) -> Decomposition:
     """Returns what `latent` is made of, and the nearest rows to each component in every table.
 
-    row_i is about sum_j meta_codes_ij meta_decoder_j. Its components are the j with a code other
-    than 0. The tables are the rows themselves without row i, called "object-level latents", and
-    `tables`: latents of a smaller SAE, true atoms, true features, whatever lives in R^d_in.
+    row_i is about b_dec + sum_j meta_codes_ij meta_decoder_j. Its components are the j with a code
+    other than 0. The tables are the rows themselves without row i, called "object-level latents",
+    and `tables`: latents of a smaller SAE, true atoms, true features, whatever lives in R^d_in.
 
     A component fires where any latent fires whose code for it is not 0. The correlation is the phi
     coefficient of two firings. The first table's are positive by construction, as a latent that
@@ -110,11 +116,13 @@ def decompose(
     Args:
         latent: in [0, n_latents), not a zero row.
         rows: decoder rows of the SAE; zero rows (dead latents) are no neighbours.
-        meta_decoder: rows of the meta-SAE's decoder. A decoder bias is not part of any component.
+        meta_decoder: rows of the meta-SAE's decoder.
         meta_codes: its codes of `rows`, any sign.
         tables: by name, [n_rows, d_in] with a non-zero row at least.
         firing: by table, [n_samples, n_rows] of the same samples; other than 0 is firing. The
             latents' own, under "object-level latents", must be there for the others to be compared.
+        b_dec: the meta-SAE's decoder bias; leave it out only where there is none (TopK has one by
+            default), or `explained` lacks it. It is the same for all latents, part of no component.
         n: neighbours of a component in each table, >= 1; fewer where the table is smaller.
     Raises: ValueError: shapes, NaN, an index out of range, a zero row, tables or firing by names
         that do not fit.
@@ -128,12 +136,20 @@ def decompose(
         [1, 0]
     """
     where = "decompose"
+    with suppress(TypeError):  # what is no index keeps its type, and is refused
+        latent = operator.index(latent)
+    check_size(where, 0, latent=latent)
     _check_meta(where, latent, rows, meta_decoder, meta_codes)
+    bias = rows.new_zeros(rows.shape[1]) if b_dec is None else b_dec
+    check_finite(where, b_dec=bias)
+    shape = tuple(bias.shape)
+    check(shape == rows.shape[1:], where, f"b_dec of shape ({rows.shape[1]},)", shape=shape)
     check_size(where, n=n)
     todo = f"{OBJECT!r} is the name of `rows`; choose another"
     check(OBJECT not in tables, where, "other tables than the rows", todo, tables=list(tables))
     every = {OBJECT: rows, **tables}
     for name, table in every.items():
+        check_tensor(where, **{f"the table {name!r}": table})
         fits = table.ndim == 2 and table.shape[1] == rows.shape[1]
         rule = f"the table {name!r} of shape [n_rows, {rows.shape[1]}]"
         check(fits, where, rule, shape=tuple(table.shape))
@@ -173,10 +189,12 @@ def decompose(
                 )
             )
         components.append(Component(j, float(weights[j]), neighbours))
-    error = own - codes[latent] @ decoder
+    bias = bias.detach().double()
+    error = own - codes[latent] @ decoder - bias
     return Decomposition(
         latent=latent,
         explained=float(1 - error.square().sum() / own.square().sum()),
+        bias_norm=float(bias.norm()),
         components=tuple(components),
         n_candidates={name: int(mask.sum()) for name, mask in left.items()},
     )
@@ -206,6 +224,7 @@ def _fired(
 ) -> dict[str, Tensor]:
     unknown = [name for name in firing if name not in every]
     check(not unknown, where, f"firing of the tables {list(every)}", unknown=unknown)
+    check_tensor(where, **{f"firing of {name}": values for name, values in firing.items()})
     known = OBJECT in firing or not firing
     check(known, where, f"firing of {OBJECT!r}, which tells when components fire", got=list(firing))
     sizes = {name: tuple(values.shape) for name, values in firing.items()}
@@ -222,11 +241,11 @@ def _check_meta(
     where: str, latent: int, rows: Tensor, meta_decoder: Tensor, meta_codes: Tensor
 ) -> None:
     shapes = {"rows": rows, "meta_decoder": meta_decoder, "meta_codes": meta_codes}
+    check_finite(where, **shapes)
     fits = rows.ndim == meta_decoder.ndim == 2 and rows.shape[1] == meta_decoder.shape[1]
     fits = fits and meta_codes.shape == (len(rows), len(meta_decoder)) and len(rows) > 0
     rule = "rows [n_latents, d_in], meta_decoder [n_meta, d_in], meta_codes [n_latents, n_meta]"
     check(fits, where, rule, **{name: tuple(value.shape) for name, value in shapes.items()})
-    check_finite(where, **shapes)
     check(0 <= latent < len(rows), where, f"0 <= latent < {len(rows)} (n_latents)", latent=latent)
     zero = not bool((rows[latent] != 0).any())
     check(not zero, where, "a latent with a direction", "choose a live one", zero_row=latent)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from theory.checks import check, check_finite, check_generator, check_size
+from theory.checks import check, check_finite, check_generator, check_size, check_tensor
 from theory.recovery import recovery
 
 UNDERCOMPLETE, COMPLETE, OVERCOMPLETE = "undercomplete", "complete", "overcomplete"
@@ -99,11 +99,11 @@ def weight_basis(
             no symmetry: the curvature does not vanish along it.
     """
     where = "weight_basis"
+    check_finite(where, curvature=curvature, symmetries=symmetries)
     shapes = {"curvature": tuple(curvature.shape), "symmetries": tuple(symmetries.shape)}
     square = curvature.ndim == 2 and shapes["curvature"][0] == shapes["curvature"][1] > 0
     fits = square and symmetries.ndim == 2 and symmetries.shape[1] == len(curvature)
     check(fits, where, "[n_weights, n_weights] and [n_symmetries, n_weights]", **shapes)
-    check_finite(where, curvature=curvature, symmetries=symmetries)
     check(0 < threshold < math.inf, where, "a finite threshold > 0", threshold=threshold)
     check(0 < tolerance < 1, where, "0 < tolerance < 1", tolerance=tolerance)
     h, tangents = curvature.detach().double(), symmetries.detach().double()
@@ -164,6 +164,7 @@ def activation_basis(
     Raises: ValueError: shapes, sizes, more features recovered than there are latents.
     """
     where = "activation_basis"
+    check_tensor(where, recovered=recovered)
     filled = recovered.ndim == 1 and len(recovered) > 0
     check(filled, where, "recovered [n_features]", shape=tuple(recovered.shape))
     check(0 <= null_share <= 1, where, "0 <= null_share <= 1", null_share=null_share)
@@ -230,6 +231,9 @@ def two_bases(
     Args: tolerance: in directions, >= 0; a half is rounding to the nearest count.
     """
     finite = 0 <= tolerance < math.inf
+    fits = isinstance(weights, WeightBasis) and isinstance(activations, ActivationBasis)
+    got = {"weights": type(weights).__name__, "activations": type(activations).__name__}
+    check(fits, "two_bases", "a WeightBasis and an ActivationBasis, in this order", **got)
     check(finite, "two_bases", "a finite tolerance >= 0", tolerance=tolerance)
     of_weights = _verdict(weights.soft_rank - weights.n_free, tolerance)
     of_activations = _verdict(

@@ -132,8 +132,8 @@ def source_entropy(
     Source: Shannon 1948. Example: source_entropy(torch.tensor([0.5, 0.5])) == 2.0.
     """
     where = "source_entropy"
-    check(firing_probs.ndim == 1, where, "firing_probs [n_features]", shape=firing_probs.shape)
     check_finite(where, firing_probs=firing_probs)
+    check(firing_probs.ndim == 1, where, "firing_probs [n_features]", shape=firing_probs.shape)
     p = firing_probs.detach().double()
     in_range = bool(((p >= 0) & (p <= 1)).all())
     check(in_range, where, "firing_probs in [0, 1]", firing_probs=p.tolist())
@@ -185,6 +185,7 @@ def _check_problem(
     tensors = {"x": x, "latents": latents, "W_dec": W_dec}
     tensors |= {} if b_dec is None else {"b_dec": b_dec}
     tensors |= {} if mixing is None else {"mixing": mixing}
+    check_finite(where, **tensors)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     fits = x.ndim == latents.ndim == W_dec.ndim == 2 and 0 not in x.shape and 0 not in W_dec.shape
     fits = fits and len(latents) == len(x) and W_dec.shape[1] == x.shape[1]
@@ -195,5 +196,4 @@ def _check_problem(
         "x [n, d_in], latents [n, n_latents], W_dec [n_latents, d_in] (mixing [n_latents, n_rows]"
     )
     check(fits, where, rule + " and W_dec [n_rows, d_in])", **shapes)
-    check_finite(where, **tensors)
     check_size(where, n_latents=latents.shape[1])

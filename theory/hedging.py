@@ -108,13 +108,13 @@ def _tail(cosine: float, d: int) -> float:
 
 def _check(dictionary: Tensor, W_dec: Tensor, matching: Tensor, moment: Tensor) -> None:
     where = "hedging"
+    check_finite(where, dictionary=dictionary, W_dec=W_dec, moment=moment)
     n = len(dictionary)
     fits = dictionary.ndim == W_dec.ndim == 2 and dictionary.shape[1] == W_dec.shape[1]
     fits = fits and matching.shape == (n,) and moment.shape == (n, n) and n > 0 and len(W_dec) > 0
     rule = "dictionary [n, d_in], W_dec [n_latents, d_in], matching [n] and moment [n, n]"
     given = {"dictionary": dictionary, "W_dec": W_dec, "matching": matching, "moment": moment}
     check(fits, where, rule, **{name: tuple(value.shape) for name, value in given.items()})
-    check_finite(where, dictionary=dictionary, W_dec=W_dec, moment=moment)
     norms = torch.linalg.vector_norm(dictionary.detach().double(), dim=1)
     unit = bool((norms - 1).abs().max() < 1e-4)
     check(unit, where, "unit rows in dictionary", largest_norm=float(norms.max()))

@@ -59,11 +59,11 @@ def interaction_basis(
         pass outputs in their own interaction basis to go layer by layer.
     """
     where = "interaction_basis"
+    check_finite(where, activations=activations, jacobians=jacobians)
     shapes = {"activations": tuple(activations.shape), "jacobians": tuple(jacobians.shape)}
     fits = activations.ndim == 2 and jacobians.ndim == 3 and 0 not in jacobians.shape
     fits = fits and jacobians.shape[::2] == activations.shape
     check(fits, where, "[n_samples, d_in] and [n_samples, n_outputs, d_in]", **shapes)
-    check_finite(where, activations=activations, jacobians=jacobians)
     check(0 < tolerance < 1, where, "0 < tolerance < 1", tolerance=tolerance)
     x, jacobian = activations.detach().double(), jacobians.detach().double()
     mean = x.mean(0)

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from scipy.special import betaincc, betainccinv, betaln, gammaln
 from torch import Tensor
 
-from theory.checks import check, check_finite
+from theory.checks import check, check_finite, check_generator
 
 _UNDERFLOW = 1e-290
 
@@ -23,6 +23,7 @@ def isotropic_rows(
         generator: draws g; each row is g / |g|. Its device is the result's device.
     """
     check(len(shape) >= 1 and min(shape) >= 1, "isotropic_rows", "sizes >= 1", shape=shape)
+    check_generator("isotropic_rows", generator)
     g = torch.randn(shape, generator=generator, device=generator.device, dtype=dtype)
     return g / torch.linalg.vector_norm(g, dim=-1, keepdim=True)
 

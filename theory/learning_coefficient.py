@@ -96,9 +96,9 @@ def learning_coefficient(
         max_gradient_bias: refuse a w* where the gradient, or a descending direction of the Hessian,
             costs more of the estimate. With more of it chains soon count as escaped: below L(w*).
     Raises:
-        ValueError: a gradient at w* too large, w* no minimum by its Hessian, steps too large,
-            chains that diverge, fewer than 2 that do not escape to lower losses, an error above
-            max_error, a loss of the wrong shape, NaN.
+        ValueError: derivatives at w* that are not finite, w* no minimum by its Hessian, a gradient
+            there too large, and only then steps too large; chains that diverge, fewer than 2 that
+            do not escape to lower losses, an error above max_error, a loss of the wrong shape, NaN.
     Source: Lau, Furman, Wang, Murfet & Wei 2023 (arXiv 2308.12108); dropping chains: Chen, Lau,
         Mendel, Wei & Murfet 2023 (arXiv 2310.06301). devinterp 1.3.2 takes the same eps ("lr"),
         gamma ("localization") and n beta ("nbeta"). Its default n beta is made from the batch size
@@ -116,14 +116,26 @@ def learning_coefficient(
     at_minimum = float(checked_point(where, loss, w_star))
     _check_numbers(where, n_beta, step_size, localisation, max_error, max_stiffness)
     check(max_gradient_bias >= 0, where, "max_gradient_bias >= 0", got=max_gradient_bias)
-    check_size(where, n_draws=n_draws, n_chains=n_chains)
-    enough = n_draws >= MIN_DRAWS and n_chains >= 2 and n_burn_in >= 0
-    rule = f"n_draws >= {MIN_DRAWS}, n_chains >= 2 and n_burn_in >= 0"
-    check(enough, where, rule, n_draws=n_draws, n_chains=n_chains, n_burn_in=n_burn_in)
+    check_size(where, MIN_DRAWS, n_draws=n_draws)
+    check_size(where, 2, n_chains=n_chains)
+    check_size(where, 0, n_burn_in=n_burn_in)
     check_generator(where, generator, w_star.device)
-    h, vectors = torch.linalg.eigh(hessian(loss, w_star))
-    _, slope = gradients(loss, w_star[None])
+    curvatures, (_, slope) = hessian(loss, w_star), gradients(loss, w_star[None])
+    norm = float(torch.linalg.vector_norm(slope))
+    finite = math.isfinite(norm) and bool(torch.isfinite(curvatures).all())
+    rule, todo = "finite derivatives at w_star", "the loss is not twice differentiable there"
+    check(finite, where, rule, todo, gradient_norm=norm, curvature=float(curvatures.abs().max()))
+    h, vectors = torch.linalg.eigh(curvatures)
     h_top, slopes = float(h.abs().max()), slope[0] @ vectors
+    # Not a minimum: a fault that no step size mends, so it is named before the steps are judged.
+    bias = langevin_bias(h, slopes, n_beta=n_beta, step_size=0.0, localisation=localisation)
+    rule, todo = "a minimum at w_star", "its Hessian has a direction of descent"
+    fine = -bias.descent <= max_gradient_bias
+    check(fine, where, rule, todo, curvature=float(h[0]), gradient_norm=norm)
+    rule = f"a minimiser, losing at most {max_gradient_bias} to its gradient"
+    todo = "refine w_star by Newton steps"
+    fine = -bias.gradient <= max_gradient_bias
+    check(fine, where, rule, todo, gradient_norm=norm, lost=-bias.gradient)
 
     def checked_stiffness(top: float) -> float:
         stiffness = step_size * (n_beta * top + localisation)
@@ -134,13 +146,6 @@ def learning_coefficient(
 
     checked_stiffness(h_top)
     bias = langevin_bias(h, slopes, n_beta=n_beta, step_size=step_size, localisation=localisation)
-    rule, todo = "a minimum at w_star", "its Hessian has a direction of descent"
-    check(-bias.descent <= max_gradient_bias, where, rule, todo, curvature=float(h[0]))
-    rule = f"a minimiser, losing at most {max_gradient_bias} to its gradient"
-    todo, norm = "refine w_star by Newton steps", float(torch.linalg.vector_norm(slope))
-    fine = -bias.gradient <= max_gradient_bias
-    check(fine, where, rule, todo, gradient_norm=norm, lost=-bias.gradient)
-
     losses, ends = langevin(
         loss,
         w_star,
@@ -154,6 +159,8 @@ def learning_coefficient(
     )
     diverged = int((~torch.isfinite(losses).all(1) | ~torch.isfinite(ends).all(1)).sum())
     todo = "take smaller steps or a stronger localisation"
+    if float(h[0]) <= math.sqrt(torch.finfo(h.dtype).eps) * h_top:  # counted as flat
+        todo = f"w_star may be no minimum at all, as its Hessian is degenerate; else {todo}"
     check(diverged == 0, where, "chains that stay finite", todo, diverged=diverged, of=n_chains)
     draws = n_beta * (losses - at_minimum)
     below = (draws < -ROUNDING).double().mean(1)

@@ -148,11 +148,11 @@ def _tail(c: np.ndarray, d_in: int, signed: bool) -> np.ndarray:
 
 
 def _check_problem(where: str, direction: Tensor, rows: Tensor, exclude: Sequence[int]) -> None:
+    check_finite(where, direction=direction, rows=rows)
     shapes = (tuple(direction.shape), tuple(rows.shape))
     fits = direction.ndim == 1 and rows.ndim == 2 and 0 not in rows.shape
     fits = fits and rows.shape[1] == len(direction)
     rule = "direction [d_in] and non-empty rows [n_rows, d_in]"
     check(fits, where, rule, direction=shapes[0], rows=shapes[1])
-    check_finite(where, direction=direction, rows=rows)
     outside = [i for i in exclude if not 0 <= i < len(rows)]
     check(not outside, where, f"indices in [0, {len(rows)}) in exclude", outside=outside)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from theory.checks import check
+from theory.checks import check, check_finite
 
 GRADIENT_TOLERANCE = 1e-8  # of a critical point; Newton's method ends near 1e-15
 _AT_REST = 1e-13  # norm of a gradient that is rounding: no step follows it
@@ -38,6 +38,7 @@ def newton(
     Raises:
         ValueError: |g| > 1e-8 at the end (says it); what `gradient` and `hessian` raise.
     """
+    check_finite(where, W=W, b=b)
     W, b = W.detach().double(), b.detach().double()
     for _ in range(n_steps):
         slope = gradient(W, b)

@@ -48,14 +48,15 @@ def sgd_paths(
         n_epochs: >= 1.   record_every: epochs between records, >= 1.
         generator: of the orders, on the device of x.
     """
-    where, (n_runs, n, c) = "sgd_paths", x.shape
+    where = "sgd_paths"
+    check_finite(where, x=x, W=W, b=b)
+    n_runs, n, c = x.shape
     check_size(where, n_epochs=n_epochs, record_every=record_every, batch_size=batch_size)
     check(batch_size <= n, where, f"batch_size <= {n} (n_samples)", batch_size=batch_size)
     check(lr > 0, where, "lr > 0", lr=lr)
     fits = W.shape[::2] == (n_runs, c) and b.shape == (n_runs, c)
     rule = f"W [{n_runs}, n_hidden, {c}] and b [{n_runs}, {c}] (x)"
     check(fits, where, rule, W_shape=tuple(W.shape), b_shape=tuple(b.shape))
-    check_finite(where, x=x, W=W, b=b)
     x, W, b = x.to(W.dtype), W.detach().clone(), b.detach().clone()
     records = [(0, W.clone(), b.clone())]
     for epoch in range(1, n_epochs + 1):

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from scipy.optimize import brentq, minimize
 from torch import Tensor
 
-from theory.checks import check, check_size
+from theory.checks import check, check_generator, check_size
 from theory.critical_points import Phase, phase
 from theory.potential import descend, potential, refine
 
@@ -105,6 +105,7 @@ def search_phases(
     """
     where = "search_phases"
     check_size(where, n_features=n_features, n_hidden=n_hidden, n_starts=n_starts)
+    check_generator(where, generator, torch.device("cpu"))
     found: list[list[Phase]] = []
     unresolved: list[float] = []
     for _ in range(n_starts):

@@ -33,10 +33,10 @@ def potential(
     Raises: ValueError: shapes, NaN.
     Source: Chen, Lau, Mendel, Wei, Murfet 2023, arXiv 2310.06301, whose potential is 3 c L.
     """
+    check_finite("potential", W=W, b=b)
     fits = W.ndim >= 2 and 0 not in W.shape[-2:] and b.shape == W.shape[:-2] + W.shape[-1:]
     rule = "W [..., n_hidden, n_features] and b [..., n_features]"
     check(fits, "potential", rule, W_shape=tuple(W.shape), b_shape=tuple(b.shape))
-    check_finite("potential", W=W, b=b)
     return _potential(W, b)
 
 
@@ -186,7 +186,7 @@ def mean_product(N: Tensor, b: Tensor) -> Tensor:
 
 
 def _check(where: str, W: Tensor, b: Tensor) -> None:
+    check_finite(where, W=W, b=b)
     fits = W.ndim == 2 and 0 not in W.shape and tuple(b.shape) == tuple(W.shape[1:])
     rule = "W [n_hidden, n_features] and b [n_features]"
     check(fits, where, rule, W_shape=tuple(W.shape), b_shape=tuple(b.shape))
-    check_finite(where, W=W, b=b)

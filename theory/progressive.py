@@ -2,7 +2,9 @@
 
 import hashlib
 import itertools
+import operator
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -73,7 +75,7 @@ def progressive(
 
     Args:
         pre_acts: before any nonlinearity, as far as the code is to be read: all latents.
-        ks: prefix lengths, strictly increasing, in [0, n_latents].
+        ks: prefix lengths, integers, strictly increasing, in [0, n_latents].
         magnitude: rank by |pre_act| instead (AbsTopK and other signed codes).
         refit: replace the activations of each prefix by the best ones, so that shrinkage and the
             decoder's scale do not count: least squares (signed) where all latents count, under
@@ -82,6 +84,7 @@ def progressive(
     Source: eq:progressive. The question is that of Gao et al. 2024, arXiv 2406.04093, 5.3.1.
     """
     where = "progressive"
+    ks = _checked(x, pre_acts, W_dec, b_dec, ks)
     check(len(x) > 0, where, "a sample or more", batch=len(x))
     variance = float((x.detach().double() - x.detach().double().mean(0)).square().sum())
     check(variance > 0, where, "x that varies between samples", variance=variance)
@@ -95,7 +98,7 @@ def progressive(
             )
             curves.append(_curve(errors.sum(0) / variance, null))
     return Progressive(
-        torch.tensor(list(ks)),
+        torch.tensor(ks),
         by_rank=curves[0],
         by_index=curves[1],
         by_rank_positive=curves[2],
@@ -120,7 +123,7 @@ def prefix_errors(
 
     Ties in rank go to the lower index. Float64, units of x squared.
     """
-    _check(x, pre_acts, W_dec, b_dec, ks)
+    ks = _checked(x, pre_acts, W_dec, b_dec, ks)
     acts = pre_acts.detach().double()
     keys = -acts.abs() if magnitude else -acts
     order = torch.arange(acts.shape[1], device=acts.device).expand_as(acts)
@@ -189,7 +192,6 @@ def _random_order(
     refit: bool,
 ) -> Float[Tensor, "batch n_ks"]:
     """Returns the expected error of each sample if its latents come in random order."""
-    _check(x, pre_acts, W_dec, b_dec, ks)
     acts = pre_acts.detach().double()
     m = acts.shape[1]
     if refit:
@@ -205,7 +207,7 @@ def _random_order(
     y, rows = (x - b_dec).detach().double(), W_dec.detach().double()
     total = acts @ rows
     separate = acts.square() @ rows.square().sum(1)  # sum_j |z_j w_j|^2
-    q = torch.tensor(list(ks), dtype=torch.float64, device=x.device) / m
+    q = torch.tensor(ks, dtype=torch.float64, device=x.device) / m
     r = (q * m - 1) / max(1, m - 1)
     errors = y.square().sum(1, keepdim=True) - 2 * q * (y * total).sum(1, keepdim=True)
     return errors + q * (1 - r) * separate[:, None] + q * r * total.square().sum(1, keepdim=True)
@@ -217,15 +219,24 @@ def _curve(fvu: Float[Tensor, " n_ks"], null: Float[Tensor, " n_ks"]) -> Curve:
     return Curve(fvu, null, int(rising.sum()), float(rises[rising].max()) if rising.any() else 0.0)
 
 
-def _check(x: Tensor, pre_acts: Tensor, W_dec: Tensor, b_dec: Tensor, ks: Sequence[int]) -> None:
+def _checked(
+    x: Tensor, pre_acts: Tensor, W_dec: Tensor, b_dec: Tensor, ks: Sequence[int]
+) -> list[int]:
+    """Returns ks as a list of plain integers."""
     where = "progressive"
     shapes = {"x": x, "pre_acts": pre_acts, "W_dec": W_dec, "b_dec": b_dec}
+    check_finite(where, **shapes)
     fits = x.ndim == pre_acts.ndim == W_dec.ndim == 2 and b_dec.shape == x.shape[1:]
     fits = fits and W_dec.shape == (pre_acts.shape[1], x.shape[1]) and len(pre_acts) == len(x)
     rule = "x [batch, d_in], pre_acts [batch, n_latents], W_dec [n_latents, d_in], b_dec [d_in]"
     check(fits, where, rule, **{name: tuple(t.shape) for name, t in shapes.items()})
     check(len(W_dec) > 0, where, "a latent or more", n_latents=len(W_dec))
-    check_finite(where, **shapes)
+    whole: list[int] = []
+    with suppress(TypeError):  # of fractions, and of what is no sequence
+        whole = [operator.index(k) for k in ks]
+        ks = whole
+    check(ks is whole, where, "a sequence ks of integers", "round fractions", ks=ks)
     rising = all(a < b for a, b in itertools.pairwise(ks))
     fits = len(ks) > 0 and rising and 0 <= ks[0] and ks[-1] <= len(W_dec)
-    check(fits, where, f"strictly increasing ks in [0, {len(W_dec)}] (n_latents)", ks=list(ks))
+    check(fits, where, f"strictly increasing ks in [0, {len(W_dec)}] (n_latents)", ks=ks)
+    return whole

@@ -157,8 +157,8 @@ def _null_quantile(y: Float[Tensor, "n_samples d_in"], share: float) -> float:
 
 
 def _live_rows(where: str, W_dec: Tensor) -> Float[Tensor, "n_live d_in"]:
-    check(W_dec.ndim == 2, where, "a decoder [n_latents, d_in]", shape=tuple(W_dec.shape))
     check_finite(where, W_dec=W_dec)
+    check(W_dec.ndim == 2, where, "a decoder [n_latents, d_in]", shape=tuple(W_dec.shape))
     check(W_dec.shape[1] >= 2, where, "d_in >= 2", d_in=W_dec.shape[1])
     units = normalize(W_dec.detach().double(), dim=1, eps=1e-300)
     live = units[(units != 0).any(1)]

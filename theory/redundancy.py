@@ -131,10 +131,10 @@ def shared_features(
     """
     where = "shared_features"
     _check_rows(where, W_dec, threshold)
+    check_finite(where, dictionary=dictionary)
     fits = dictionary.ndim == 2 and dictionary.shape[1] == W_dec.shape[1] and len(dictionary) > 0
     rule = "non-empty dictionary [n_features, d_in]"
     check(fits, where, rule, dictionary=tuple(dictionary.shape), W_dec=tuple(W_dec.shape))
-    check_finite(where, dictionary=dictionary)
     d = normalize(dictionary.detach().double(), dim=1, eps=1e-300)
     zero = (d == 0).all(1).nonzero().flatten().tolist()
     check(not zero, where, "features with a direction (non-zero rows)", zero_rows=zero)
@@ -151,7 +151,7 @@ def shared_features(
 
 
 def _check_rows(where: str, W_dec: Tensor, threshold: float) -> None:
+    check_finite(where, W_dec=W_dec)
     fits = W_dec.ndim == 2 and W_dec.shape[1] > 0
     check(fits, where, "W_dec [n_latents, d_in]", W_dec=tuple(W_dec.shape))
-    check_finite(where, W_dec=W_dec)
     check(0 < threshold <= 1, where, "0 < threshold <= 1", threshold=threshold)

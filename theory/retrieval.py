@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from theory.checks import check, check_finite, check_size
+from theory.checks import check, check_finite, check_size, check_tensor
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,7 @@ def retrieval(
     where = "retrieval"
     shapes = {"atoms": atoms, "rows": rows, "members": members}
     shapes |= {"atom_errors": atom_errors, "row_errors": row_errors}
+    check_tensor(where, **shapes)
     n, m = len(rows), len(atoms)
     fits = atoms.ndim == rows.ndim == 2 and atoms.shape[1:] == rows.shape[1:] and n * m > 0
     fits = fits and members.shape == (n, m)
@@ -144,6 +145,7 @@ def direction_errors(
     Null: an isotropic direction has mean square 2.
     """
     where = "direction_errors"
+    check_tensor(where, estimates=estimates, directions=directions)
     same = estimates.ndim == 2 and estimates.shape == directions.shape and len(estimates) > 0
     shapes = {"estimates": tuple(estimates.shape), "directions": tuple(directions.shape)}
     check(same, where, "two [n, d_in] of one shape", **shapes)

@@ -37,10 +37,10 @@ def eigenspace_rotation(
     Source: eq:weight-basis.
     """
     where = "eigenspace_rotation"
+    check_finite(where, before=before, after=after)
     square = before.ndim == 2 and before.shape[0] == before.shape[1] and before.shape == after.shape
     shapes = {"before": tuple(before.shape), "after": tuple(after.shape)}
     check(square, where, "two square matrices of one size", **shapes)
-    check_finite(where, before=before, after=after)
     d_in = len(before)
     check(1 <= r <= d_in, where, f"1 <= r <= {d_in} (d_in)", r=r)
     first, second = (

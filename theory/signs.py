@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from theory.checks import check, check_finite, check_generator
+from theory.checks import check, check_finite, check_generator, check_tensor
 from theory.nonnegative import nonnegative_least_squares
 
 NULL_DRAWS = 16
@@ -109,8 +109,8 @@ def sign_scores(codes: Float[Tensor, "batch n_latents"]) -> Float[Tensor, " n_la
     Pr(|SC_j| >= t) <= 2 exp(-t^2 / (2 Var SC_j)) (Hoeffding).
     Source: eq:sign-score.
     """
-    check(codes.ndim == 2, "sign_scores", "codes [batch, n_latents]", shape=tuple(codes.shape))
     check_finite("sign_scores", codes=codes)
+    check(codes.ndim == 2, "sign_scores", "codes [batch, n_latents]", shape=tuple(codes.shape))
     c = codes.detach().double()
     c = c / c.abs().amax(0).clamp(min=1e-300)  # squares of tiny codes would underflow
     return (c.sign() * c.square()).sum(0) / c.square().sum(0)
@@ -129,9 +129,9 @@ def sign_necessity(
     mean squared distance of the projections from the cones, and is computed as such.
     0 for a support without rows. Null: see `sign_consistency`. Source: eq:sign-necessity.
     """
-    _check(x, support.double(), W_dec, b_dec)
-    y, _, rows = _centred(x, support.double(), W_dec, b_dec)
-    projections = refitted(x, support, W_dec, b_dec) @ rows
+    coefs = refitted(x, support, W_dec, b_dec)
+    y, _, rows = _centred(x, support, W_dec, b_dec)
+    projections = coefs @ rows
     return _beyond_cone(projections, support, rows) / float(y.square().sum())
 
 
@@ -145,6 +145,9 @@ def refitted(
 
     Signed; of minimum norm where the rows are dependent. Float64, in the units of x = code @ W_dec.
     """
+    check_tensor("refitted", support=support)
+    rule, dtype = "a support of booleans", str(support.dtype)
+    check(dtype == "torch.bool", "refitted", rule, "pass codes != 0", support_dtype=dtype)
     _check(x, support.double(), W_dec, b_dec)
     y, _, rows = _centred(x, support.double(), W_dec, b_dec)
     coefs = y.new_zeros(support.shape)
@@ -189,10 +192,10 @@ def _centred(
 def _check(x: Tensor, codes: Tensor, W_dec: Tensor, b_dec: Tensor) -> None:
     where = "sign_consistency"
     given = {"x": x, "codes": codes, "W_dec": W_dec, "b_dec": b_dec}
+    check_finite(where, **given)
     fits = x.ndim == codes.ndim == W_dec.ndim == 2 and b_dec.shape == x.shape[1:]
     fits = fits and W_dec.shape == (codes.shape[1], x.shape[1]) and len(codes) == len(x) > 0
     rule = "x [batch, d_in], codes [batch, n_latents], W_dec [n_latents, d_in], b_dec [d_in]"
     check(fits, where, rule, **{name: tuple(value.shape) for name, value in given.items()})
-    check_finite(where, **given)
     varies = bool(((x - b_dec) != 0).any())
     check(varies, where, "an x that is not b_dec throughout", batch=len(x))

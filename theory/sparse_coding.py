@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from theory.checks import check, check_finite
+from theory.checks import check, check_finite, check_size
 
 MAX_SUPPORTS = 5000
 _EXPLAINED = 1e-9  # a residual this small relative to its target is rounding
@@ -123,10 +123,10 @@ def r_squared(
 
     Uncentred. Null: see `composition_p_value`. Raises ValueError for zero targets.
     """
+    check_finite("r_squared", targets=targets, reconstruction=reconstruction)
     shapes = (tuple(targets.shape), tuple(reconstruction.shape))
     equal = shapes[0] == shapes[1]
     check(equal, "r_squared", "equal shapes", targets=shapes[0], reconstruction=shapes[1])
-    check_finite("r_squared", targets=targets, reconstruction=reconstruction)
     energy = targets.square().sum(1)
     check(
         bool((energy > 0).all()), "r_squared", "non-zero targets", n_zero=int((energy == 0).sum())
@@ -172,9 +172,10 @@ def _least_squares(
 
 
 def _check_problem(where: str, targets: Tensor, atoms: Tensor, k: int) -> None:
+    check_finite(where, targets=targets, atoms=atoms)
     shapes = (tuple(targets.shape), tuple(atoms.shape))
     fits = targets.ndim == atoms.ndim == 2 and targets.shape[1] == atoms.shape[1]
     rule = "targets [n, d_in] and atoms [m, d_in]"
     check(fits, where, rule, targets=shapes[0], atoms=shapes[1])
-    check_finite(where, targets=targets, atoms=atoms)
     check(1 <= k <= len(atoms), where, f"1 <= k <= {len(atoms)} (number of atoms)", k=k)
+    check_size(where, k=k)

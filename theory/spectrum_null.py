@@ -92,9 +92,9 @@ def spectrum_surrogates(
     Returns: [n_surrogates, n_rows, d_in], dtype and device of the rows.
     """
     where = "spectrum_surrogates"
+    check_finite(where, rows=rows)
     shape = tuple(rows.shape)
     check(rows.ndim == 2 and 0 not in shape, where, "rows [n_rows, d_in]", rows=shape)
-    check_finite(where, rows=rows)
     check_generator(where, generator, rows.device)
     enough = n_surrogates >= MIN_SURROGATES
     check(enough, where, f"n_surrogates >= {MIN_SURROGATES}", got=n_surrogates)

@@ -119,9 +119,9 @@ def _permuted_coverage(parts: Tensor, generator: torch.Generator) -> Float[Tenso
 
 
 def _check(where: str, codes: Tensor, latents: Tensor, precision: float) -> None:
+    check_finite(where, codes=codes, latents=latents)
     fits = codes.ndim == latents.ndim == 2 and len(codes) == len(latents) > 0
     fits = fits and codes.shape[1] > 0
     rule = "codes [batch, n_features] and latents [batch, n_latents]"
     check(fits, where, rule, codes=tuple(codes.shape), latents=tuple(latents.shape))
-    check_finite(where, codes=codes, latents=latents)
     check(0 < precision <= 1, where, "0 < precision <= 1", precision=precision)

@@ -69,12 +69,12 @@ def stability(decoders: Sequence[Float[Tensor, "_ d_in"]], *, signed: bool = Tru
         1.0
     """
     where = "stability"
+    for i, w in enumerate(decoders):
+        check_finite(where, **{f"decoder_{i}": w})
     shapes = [tuple(w.shape) for w in decoders]
     check(len(shapes) >= 2, where, "two decoders or more", n_decoders=len(shapes))
     fits = all(w.ndim == 2 and w.shape[1] == shapes[0][1] for w in decoders)
     check(fits, where, "decoders [n_latents, d_in] of one d_in", shapes=shapes)
-    for i, w in enumerate(decoders):
-        check_finite(where, **{f"decoder_{i}": w})
     units = [normalize(w.detach().double(), dim=1, eps=1e-300) for w in decoders]
     live = [u[(u != 0).any(1)] for u in units]
     n_live = [len(u) for u in live]

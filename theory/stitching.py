@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from theory.checks import check, check_finite
+from theory.checks import check, check_finite, check_tensor
 from theory.nearest import neighbour_p_values
 
 PROXY_COSINE = 0.7
@@ -130,11 +130,11 @@ def cosine_clusters(
     Source: Leask et al. 2025, arXiv 2502.04878.
     """
     where = "cosine_clusters"
+    check_finite(where, small_W_dec=small_W_dec, W_dec=W_dec)
     shapes = tuple(small_W_dec.shape), tuple(W_dec.shape)
     fits = small_W_dec.ndim == W_dec.ndim == 2 and shapes[0][1] == shapes[1][1]
     rule = "small_W_dec [n_small, d_in] and W_dec [n_latents, d_in]"
     check(fits, where, rule, small_W_dec=shapes[0], W_dec=shapes[1])
-    check_finite(where, small_W_dec=small_W_dec, W_dec=W_dec)
     check(0 < cosine <= 1, where, "0 < cosine <= 1", cosine=cosine)
     units = (normalize(rows.detach().double(), dim=1) for rows in (small_W_dec, W_dec))
     small, large = units
@@ -196,6 +196,8 @@ def swap(
     where = "swap"
     z, w, residual = _checked(where, x, small_codes, small_W_dec, codes, W_dec, b_dec)
     small_z, small_w = small_codes.detach().double(), small_W_dec.detach().double()
+    wrong = [type(cluster).__name__ for cluster in clusters if not isinstance(cluster, Cluster)]
+    check(not wrong, where, "clusters that are Clusters", "pass Cluster(small, large)", wrong=wrong)
     for name, n in (("small", len(small_w)), ("large", len(w))):
         used = [i for cluster in clusters for i in getattr(cluster, name)]
         wrong = sorted({i for i in used if not 0 <= i < n or used.count(i) > 1})
@@ -221,9 +223,11 @@ def _checked(
     b_dec: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the larger SAE's codes and rows and the smaller one's residual, in float64."""
-    bias = x.new_zeros(x.shape[-1]) if b_dec is None else b_dec
+    check_tensor(where, x=x)
+    bias = x.new_zeros(x.shape[1:]) if b_dec is None else b_dec
     tensors = {"x": x, "small_codes": small_codes, "small_W_dec": small_W_dec}
     tensors |= {"codes": codes, "W_dec": W_dec, "b_dec": bias}
+    check_finite(where, **tensors)
     shapes = {name: tuple(value.shape) for name, value in tensors.items()}
     matrices = all(tensor.ndim == 2 for tensor in tensors.values() if tensor is not bias)
     fits = matrices and 0 not in shapes["x"] + shapes["small_W_dec"] + shapes["W_dec"]
@@ -232,7 +236,6 @@ def _checked(
     fits = fits and small_W_dec.shape[1:] == W_dec.shape[1:] == bias.shape == x.shape[1:]
     rule = "x [n, d_in], and of each SAE codes [n, n_latents] and rows [n_latents, d_in]"
     check(fits, where, rule, "the codes must be of the same samples", **shapes)
-    check_finite(where, **tensors)
     x, small_codes, small_W_dec, codes, W_dec, bias = (
         tensor.detach().double() for tensor in tensors.values()
     )

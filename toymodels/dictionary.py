@@ -25,10 +25,10 @@ class Dictionary:
     vectors: Float[Tensor, "n_features d_in"]
 
     def __post_init__(self) -> None:
-        check_tensor("Dictionary", vectors=self.vectors)
+        _check_real("Dictionary", vectors=self.vectors)
         shape = tuple(self.vectors.shape)
         check(len(shape) == 2 and 0 not in shape, "Dictionary", "a non-empty matrix", shape=shape)
-        norms = self.vectors.norm(dim=1)
+        norms = self.vectors.detach().norm(dim=1)
         worst = int((norms - 1).abs().nan_to_num(torch.inf).argmax())
         if not abs(float(norms[worst]) - 1) <= _UNIT_TOLERANCE:
             check_finite("Dictionary", vectors=self.vectors)
@@ -43,7 +43,7 @@ class Dictionary:
     @classmethod
     def normalise(cls, rows: Float[Tensor, "n_features d_in"]) -> "Dictionary":
         """Returns the dictionary of the directions of `rows`, none of which may be zero."""
-        check_tensor("Dictionary.normalise", rows=rows)
+        _check_real("Dictionary.normalise", rows=rows)
         norms = rows.norm(dim=1, keepdim=True)
         check(
             bool((norms > 0).all()),
@@ -85,3 +85,10 @@ class Dictionary:
 
     def _off_diagonal(self) -> Float[Tensor, "n_features n_features"]:
         return self.gram().fill_diagonal_(0.0)
+
+
+def _check_real(where: str, **tensors: Tensor) -> None:
+    check_tensor(where, **tensors)
+    for name, tensor in tensors.items():
+        rule, todo = f"{name} of real numbers", f"pass {name}.float()"
+        check(tensor.is_floating_point(), where, rule, todo, **{f"{name}_dtype": tensor.dtype})

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from toymodels.checks import check
+from toymodels.checks import check, check_generator
 from toymodels.events import normals, uniforms
 
 
@@ -17,6 +17,7 @@ class Magnitude(ABC):
 
     def sample(self, n: int, *, generator: torch.Generator) -> Float[Tensor, " n"]:
         """Returns `n` independent magnitudes, float32, drawn in float64."""
+        check_generator(type(self).__name__ + ".sample", generator)
         return self._sample(n, generator).to(torch.float32)
 
     @abstractmethod

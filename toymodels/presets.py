@@ -338,6 +338,8 @@ def composed_world(
     Source: Bussmann et al. 2024, Showing SAE latents are not atomic using meta-SAEs.
     """
     where, n_sizes = "composed_world", len(sizes)
+    todo, kind = "pass Dictionary(vectors), with unit rows", type(atoms).__name__
+    check(isinstance(atoms, Dictionary), where, "a Dictionary", todo, atoms=kind)
     rule, whole = f"n_features a multiple of {n_sizes} (sizes)", n_features % max(1, n_sizes) == 0
     check(n_sizes > 0 and whole, where, rule, n_features=n_features, sizes=sizes)
     check(0 < l0 < float("inf"), where, "a finite l0 > 0", l0=l0)

@@ -76,6 +76,7 @@ def initial_weights(
 ) -> Float[Tensor, "n_instances n_hidden n_features"]:
     """Returns Xavier-normal weights: variance 2 / (n_hidden + n_features) (Glorot, Bengio 2010)."""
     check_size("initial_weights", n_instances=n_instances, n_hidden=n_hidden, n_features=n_features)
+    check_generator("initial_weights", generator)
     shape = (n_instances, n_hidden, n_features)
     W = torch.randn(shape, device=generator.device, generator=generator)
     return W * (2 / (n_hidden + n_features)) ** 0.5
@@ -115,8 +116,8 @@ def train_superposition(
         summed over features, not averaged: AdamW does not see the factor.
     """
     where = "train_superposition"
-    laws = tuple(laws)
     scales = checked_training(where, W, laws, importance, generator)
+    laws = tuple(laws)
     W = W.detach().clone()
     b = W.new_zeros(W.shape[0], W.shape[2])
 
@@ -161,15 +162,19 @@ def _gradients(
 def checked_training(
     where: str,
     W: Tensor,
-    laws: tuple[ToyDistribution, ...],
+    laws: Sequence[ToyDistribution],
     importance: float | Tensor,
     generator: torch.Generator,
 ) -> Float[Tensor, "n_instances n_features"]:
     """Returns I of each instance and feature, in W's dtype, after checking the arguments."""
+    check_finite(where, W=W)
     shape = tuple(W.shape)
     check(W.ndim == 3 and 0 not in shape, where, "W [n_instances, n_hidden, n_features]", W=shape)
-    check_finite(where, W=W)
     check_generator(where, generator, W.device)
+    several = isinstance(laws, Sequence)
+    are_laws = several and all(isinstance(law, ToyDistribution) for law in laws)
+    kinds = [type(law).__name__ for law in laws] if several else type(laws).__name__
+    check(are_laws, where, "laws, a list of ToyDistributions", laws=kinds)
     fits = len(laws) > 0 and shape[0] % len(laws) == 0
     check(fits, where, f"a number of laws that divides {shape[0]} instances", n_laws=len(laws))
     sizes = sorted({law.n_features for law in laws})

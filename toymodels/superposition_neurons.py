@@ -78,10 +78,11 @@ def train_neurons(
         the absolute value (untied, codes in [-1, 1]).
     """
     where = "train_neurons"
-    laws, weights = tuple(laws), tuple(weights)
+    weights = tuple(weights)
     rule = "weights (W,) to train tied or (W_in, W_out)"
     check(len(weights) in (1, 2), where, rule, n_weights=len(weights))
     scales = checked_training(where, weights[0], laws, importance, generator)
+    laws = tuple(laws)
     n_instances, n_neurons, n_features = weights[0].shape
     right = (n_instances, n_features, n_neurons)
     for W_out in weights[1:]:

@@ -1,5 +1,6 @@
 """The Multi-TopK SAE: one code, trained to be read at several sparsities."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -37,12 +38,13 @@ class MultiTopK(TopK):
         bias: bool = True,
         generator: torch.Generator,
     ) -> None:
-        ok = len(ks) >= 1 and all(isinstance(k, int) and 1 <= k <= n_latents for k in ks)
+        ok = isinstance(ks, Sequence) and len(ks) >= 1
+        ok = ok and all(isinstance(k, int) and 1 <= k <= n_latents for k in ks)
         check(ok, "MultiTopK", f"integers 1 <= k <= {n_latents} (n_latents) as ks", ks=ks)
         check(len(set(ks)) == len(ks), "MultiTopK", "distinct ks", ks=ks)
-        ok = len(weights) == len(ks) and weights[:1] == (1,)
+        ok = isinstance(weights, tuple) and len(weights) == len(ks) and weights[:1] == (1,)
         ok = ok and all(0 < weight < float("inf") for weight in weights)
-        rule = f"{len(ks)} finite weights > 0, one for each k, the first of them 1"
+        rule = f"a tuple of {len(ks)} finite weights > 0, one for each k, the first of them 1"
         check(ok, "MultiTopK", rule, "divide all weights by the first", weights=weights)
         options: dict[str, Any] = {"aux_coefficient": aux_coefficient, "bias": bias}
         super().__init__(d_in, n_latents, next(iter(ks)), **options, generator=generator)

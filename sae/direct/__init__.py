@@ -2,6 +2,10 @@
 
 found = product_dictionary(x, held_out=y, n_latents=160, n_meta=64, k=5, k_meta=3, generator=g)
 sae, meta_sae = found.sae(x, 2, generator=g), found.meta_sae(generator=g)
+
+What each procedure satisfies of a two-level model is said in five letters, which docs/glossary.md
+spells out: S1 small error, S2 few latents a sample, S3 rows that are sparse non-negative mixtures
+of atoms, S4 atoms that are determined, S5 a shorter message than the rows alone.
 """
 
 from sae.direct.baselines import held_out_meta_fve, nearest_composite

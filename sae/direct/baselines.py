@@ -3,15 +3,15 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import normalize
 
-from sae.checks import check, check_finite
+from sae.checks import check
 from sae.direct.meta_dictionary import (
     N_RESTARTS,
     checked_rows,
     meta_dictionary,
     mixtures,
 )
+from sae.meta_swap import unit_rows
 
 SHARE = 0.8  # of the rows that `held_out_meta_fve` fits on
 
@@ -26,14 +26,12 @@ def nearest_composite(
     equally; not 0, and far above what isotropic rows reach.
 
     Args: both non-zero; only directions count.
-    Returns: cosines in [-1, 1], signed: a row that points away from an atom does not hold it.
-    Raises: ValueError: widths that differ, NaN.
+    Returns: cosines in [-1, 1], signed: a row that points away from an atom does not hold it; in
+        the wider of the two dtypes.
+    Raises: ValueError: widths that differ, NaN, integers, zero rows.
     """
-    shapes = tuple(atoms.shape), tuple(rows.shape)
-    fits = atoms.ndim == rows.ndim == 2 and shapes[0][1] == shapes[1][1] and shapes[1][0] > 0
-    check(fits, "nearest_composite", "atoms and rows of one width", atoms=shapes[0], rows=shapes[1])
-    check_finite("nearest_composite", atoms=atoms, rows=rows)
-    return (normalize(atoms, dim=1) @ normalize(rows, dim=1).T).amax(1)
+    unit_atoms, unit = unit_rows("nearest_composite", atoms=atoms, rows=rows)
+    return (unit_atoms @ unit.T).amax(1)
 
 
 def held_out_meta_fve(

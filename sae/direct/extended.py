@@ -52,6 +52,13 @@ def member(
     return found
 
 
+def check_config(where: str, **configs: Any) -> None:
+    """Raises ValueError that names the first that is no TrainConfig."""
+    for name, config in configs.items():
+        rule, todo = "a TrainConfig", "pass TrainConfig(n_steps, batch_size)"
+        check(isinstance(config, TrainConfig), where, rule, todo, **{name: config})
+
+
 def one_lr(where: str, config: TrainConfig) -> float:
     """Returns the learning rate of a config, which must not ask for several."""
     lrs = config.lr if isinstance(config.lr, tuple) else (config.lr,)

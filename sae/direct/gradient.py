@@ -10,7 +10,7 @@ from sae.architectures.topk import keep_largest
 from sae.base import squared_error
 from sae.checks import check, check_finite, check_generator, check_size
 from sae.config import TrainConfig
-from sae.direct.extended import one_lr
+from sae.direct.extended import check_config, one_lr
 from sae.direct.object_rows import TOLERANCE, check_samples, rms_norm
 from sae.direct.product import ProductDictionary, Round, as_product, data_fve
 
@@ -70,21 +70,24 @@ def descend(
     """Returns `start` after gradient steps on its atoms, its mixing and an encoder of its own.
 
     As `gradient_product`, from given atoms and mixing; the encoder starts at the rows. Give a
-    config with k_annealing=0 to keep the supports that `start` has.
+    config with k_annealing=0 to keep the supports that `start` has. Satisfies what
+    `gradient_product` does. All is in the dtype of `start`.
     """
     where = "descend"
+    check_finite(where, x=x, held_out=held_out)
+    check_config(where, config=config)
+    lr = one_lr(where, config)
     shape, rule = tuple(held_out.shape), f"held_out of shape [n_held, {x.shape[1]}]"
     fits = held_out.ndim == 2 and shape[0] > 0 and shape[1] == x.shape[1]
     check(fits, where, rule, held_out_shape=shape)
-    check_finite(where, x=x, held_out=held_out)
     check_generator(where, generator, x.device)
+    x = x.to(start.atoms.dtype)
     n_meta, k_meta = len(start.atoms), start.k_meta
     atoms, mixing = nn.Parameter(start.atoms.clone()), nn.Parameter(start.mixing.clone())
     W_enc = nn.Parameter(normalize(start.rows, dim=1).T.contiguous())
     b_enc = nn.Parameter(x.new_zeros(len(start.mixing)))
     parameters = [atoms, mixing, W_enc, b_enc]
     optimizer = torch.optim.Adam(parameters, lr=1.0, betas=config.betas, eps=config.eps)
-    lr = one_lr(where, config)
     for step in range(config.n_steps):
         size = (config.batch_size,)
         batch = x[torch.randint(len(x), size, device=x.device, generator=generator)]

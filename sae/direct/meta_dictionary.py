@@ -7,9 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from sae.checks import check, check_finite, check_generator, check_size
+from sae.checks import check, check_generator, check_size
 from sae.direct.least_squares import least_squares_rows
-from sae.direct.pursuit import pursue
+from sae.direct.pursuit import check_solvable, pursue
 
 N_RESTARTS = 16
 WIDTH = 1.5  # of the restarts before pruning, over n_meta
@@ -60,7 +60,8 @@ def meta_dictionary(
     (mixing >= 0, k_meta-sparse) approximately: the rows are the data, not the product.
 
     Args:
-        rows: [n_rows, d_in], non-zero, of any norms; only their directions count.
+        rows: [n_rows, d_in], float32 or float64, non-zero, of any norms; only their directions
+            count.
         n_meta: too many costs little, too few cannot succeed.
         k_meta: 1 <= k_meta <= n_meta.
         generator: draws the first atoms.
@@ -100,11 +101,11 @@ def checked_rows(
     where: str, rows: Tensor, n_meta: int, k_meta: int, generator: torch.Generator
 ) -> Float[Tensor, "n_rows d_in"]:
     """Returns the rows made unit. Raises ValueError where they, or the sizes, do not fit."""
+    check_solvable(where, rows=rows)
     shape = tuple(rows.shape)
     check(rows.ndim == 2 and rows.numel() > 0, where, "rows [n_rows, d_in]", rows_shape=shape)
     check_size(where, n_meta=n_meta, k_meta=k_meta)
     check(k_meta <= n_meta, where, f"k_meta <= {n_meta} (n_meta)", k_meta=k_meta)
-    check_finite(where, rows=rows)
     zero = (rows == 0).all(1).nonzero().flatten()[:5].tolist()
     check(not zero, where, "rows with a direction", "remove these rows", zero_rows=zero)
     check_generator(where, generator, rows.device)

@@ -8,7 +8,7 @@ from torch.nn.functional import normalize
 from sae.checks import check, check_finite, check_generator, check_size
 from sae.direct.least_squares import least_squares_rows
 from sae.direct.pruning import kept_rows
-from sae.direct.pursuit import pursue
+from sae.direct.pursuit import check_solvable, pursue
 
 DUPLICATE = 0.93  # cosine from which two rows count as one
 OVERCOMPLETE = 1.5  # width before pruning, over the width asked for
@@ -39,7 +39,7 @@ def object_rows(
     rows know nothing of atoms.
 
     Args:
-        x: [n_samples, d_in], at least 2 * overcomplete * n_latents samples.
+        x: [n_samples, d_in], float32 or float64, at least 2 * overcomplete * n_latents samples.
         n_latents: too many costs less than too few.
         k: most rows that a sample is coded with.
         generator: draws the halves, in growth and where a row is replaced.
@@ -78,20 +78,20 @@ def refine_rows(
     """Returns rows after `n_steps` alternating steps from given ones, such as a trained W_dec.
 
     The cheapest repair of a decoder whose rows are mergers of features: nothing else of the SAE is
-    used, and as many rows come back. Satisfies S1 and S2, as `object_rows` does.
+    used, and as many rows come back. Satisfies S1 and S2 (see `sae.direct`).
 
     Args:
         x: [n_samples, d_in], at least as many samples as rows.
-        rows: [n_latents, d_in], of any norms; a zero row starts at a residual.
+        rows: [n_latents, d_in], of any norms, taken in x's dtype; a zero row starts at a residual.
         k, generator, tolerance: see `object_rows`.   n_steps: >= 1.
     Raises: ValueError: as `object_rows`, and rows that do not fit x.
     """
     where = "refine_rows"
     check_samples(where, x, tolerance, generator)
     check_size(where, n_steps=n_steps, k=k)
+    check_finite(where, rows=rows)
     shape, rule = tuple(rows.shape), f"rows of shape [n_latents, {x.shape[1]}]"
     check(rows.ndim == 2 and shape[1] == x.shape[1], where, rule, rows_shape=shape)
-    check_finite(where, rows=rows)
     check(k <= len(rows), where, f"k <= {len(rows)} (rows)", k=k)
     check(len(x) >= len(rows), where, f"at least {len(rows)} samples", n_samples=len(x))
     unit = normalize(rows.detach().to(x.dtype), dim=1)
@@ -135,9 +135,9 @@ def rms_norm(x: Float[Tensor, "n_samples d_in"]) -> float:
 
 
 def check_samples(where: str, x: Tensor, tolerance: float, generator: torch.Generator) -> None:
-    """Raises ValueError unless x is finite, [n_samples, d_in] and not 0, and the rest fits it."""
+    """Raises ValueError unless x is solvable, [n_samples, d_in] and not 0, and the rest fits it."""
+    check_solvable(where, x=x)
     check(x.ndim == 2 and x.numel() > 0, where, "x [n_samples, d_in]", x_shape=tuple(x.shape))
-    check_finite(where, x=x)
     check(bool((x != 0).any()), where, "x that is not 0 everywhere", largest=0.0)
     check(0 < tolerance < 1, where, "0 < tolerance < 1, of the rms norm of x", tolerance=tolerance)
     check_generator(where, generator, x.device)

@@ -1,6 +1,6 @@
 """The decomposability penalty: an SAE that pays for rows which a meta-SAE can rebuild."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 from sae.base import SAE, SAEOutput
 from sae.checks import check, check_generator
 from sae.config import TrainConfig
-from sae.direct.extended import Terms, batches_for, loss_with, member
+from sae.direct.extended import Terms, batches_for, check_config, loss_with, member
 from sae.evaluation import Sampler, World
 
 
@@ -53,11 +53,12 @@ def train_penalised(
     what it is rebuilt as. The meta-SAE's data are the rows as they are at the time, drawn
     uniformly; the penalty codes all rows as one training batch of it.
 
-    Of a two-level model it satisfies S1 and S2 as the SAE does, S3 only as far as the rows are
-    rebuilt, which is what the penalty prevents; nothing presses for S4 or S5. Rows move away from
-    mixtures and pay in l0 or error; that need not bring them to atoms, and its meta-SAE is not
-    where to look for these. Measured, 160 latents at k = 6 on mixtures of 64 atoms, lambda 0.3,
-    sigma^2 1, medians of 8 worlds: meta-FVE .71 to .41, atoms among the rows .77 to .72.
+    Of a two-level model (S1 to S5: see `sae.direct`) it satisfies S1 and S2 as the SAE does, S3
+    only as far as the rows are rebuilt, which is what the penalty prevents; nothing presses for S4
+    or S5. Rows move away from mixtures and pay in l0 or error; that need not bring them to atoms,
+    and its meta-SAE is not where to look for these. Measured, 160 latents at k = 6 on mixtures of
+    64 atoms, lambda 0.3, sigma^2 1, medians of 8 worlds: meta-FVE .71 to .41, atoms among the rows
+    .77 to .72.
 
     coefficient = 0 is `train` beside `train_meta` on moving rows. sigma_squared far above the
     errors makes the penalty 1 - |W_i - W^_i|^2 / sigma_squared, a linear one; far below them, 0.
@@ -76,10 +77,11 @@ def train_penalised(
         here default to the text's, k is the caller's.
     """
     where = "train_penalised"
+    check_config(where, config=config, meta_config=meta_config)
     check(0 <= coefficient < float("inf"), where, "coefficient >= 0", coefficient=coefficient)
     rule = "a finite sigma_squared > 0"
     check(0 < sigma_squared < float("inf"), where, rule, sigma_squared=sigma_squared)
-    whole = len(phases) == 2 and all(isinstance(n, int) for n in phases)
+    whole = isinstance(phases, Sequence) and [isinstance(n, int) for n in phases] == [True, True]
     rule = "phases (n_p, n_m) of integers n_p >= 1, n_m >= 0"
     check(whole and phases[0] >= 1 and phases[1] >= 0, where, rule, phases=phases)
     check_generator(where, generator, sae.W_dec.device)

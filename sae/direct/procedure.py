@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae.checks import check, check_finite, check_size
+from sae.checks import check, check_finite, check_size, check_tensor
 from sae.direct.joint import polish
 from sae.direct.meta_dictionary import checked_rows, improve_meta, meta_dictionary
 from sae.direct.object_rows import TOLERANCE, check_samples, object_rows, rms_norm
@@ -36,7 +36,8 @@ def product_dictionary(
     without a ground truth. Satisfies S1 to S3 and S5, S4 only if checked: see `ProductDictionary`.
 
     Args:
-        x: [n_samples, d_in].   held_out: [n_held, d_in], other samples, to choose by.
+        x: [n_samples, d_in], float32 or float64.
+        held_out: [n_held, d_in], other samples, to choose by; taken in x's dtype.
         n_latents, n_meta: widths; too large costs less than too small.
         k: most latents of a sample.   k_meta: most atoms of a latent.
         generator: draws all that is drawn.
@@ -80,8 +81,9 @@ def product_from_rows(
     where = "product_from_rows"
     check_size(where, k=k, n_rounds=n_rounds)
     _check_data(where, x, held_out, tolerance, generator)
+    check_tensor(where, rows=rows)
     rule = f"rows of width {x.shape[1]}"
-    check(rows.shape[-1] == x.shape[1], where, rule, rows_shape=tuple(rows.shape))
+    check(rows.shape[-1:] == x.shape[1:], where, rule, rows_shape=tuple(rows.shape))
     free = checked_rows(where, rows.to(x.dtype), n_meta, k_meta, generator)
     check(k <= len(free), where, f"k <= {len(free)} (rows)", k=k)
     floor = tolerance * rms_norm(x)
@@ -105,8 +107,8 @@ def _check_data(
     where: str, x: Tensor, held_out: Tensor, tolerance: float, generator: torch.Generator
 ) -> None:
     check_samples(where, x, tolerance, generator)
+    check_finite(where, held_out=held_out)
     shape, rule = tuple(held_out.shape), f"held_out of shape [n_held, {x.shape[1]}]"
     fits = held_out.ndim == 2 and shape[0] > 0 and shape[1] == x.shape[1]
     check(fits, where, rule, held_out_shape=shape)
-    check_finite(where, held_out=held_out)
     check(bool((held_out != 0).any()), where, "held_out that is not 0 everywhere", largest=0.0)

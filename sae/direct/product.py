@@ -61,13 +61,15 @@ class ProductDictionary:
     def codes(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n n_latents"]:
         """Returns the codes of x by non-negative pursuit, what the dictionary was fitted with.
 
+        In the dictionary's dtype, to which x is converted.
+
         Raises: ValueError: x of another width, or with NaN.
         """
+        check_finite("codes", x=x)
         shape, d_in = tuple(x.shape), self.atoms.shape[1]
         rule = f"x of shape (batch, {d_in})"
         check(x.ndim == 2 and shape[1] == d_in, "codes", rule, x_shape=shape)
-        check_finite("codes", x=x)
-        return sparse_codes(x, self.rows, self.k, self.floor)
+        return sparse_codes(x.to(self.atoms.dtype), self.rows, self.k, self.floor)
 
     def sae(
         self,
@@ -112,5 +114,6 @@ def data_fve(
     x: Float[Tensor, "n d_in"], rows: Float[Tensor, "n_latents d_in"], k: int, floor: float
 ) -> float:
     """Returns the uncentred share of the energy of x that codes by pursuit explain."""
+    x = x.to(rows.dtype)
     error = x - sparse_codes(x, rows, k, floor) @ rows
     return 1 - float(error.square().sum() / x.square().sum())

@@ -1,11 +1,14 @@
 """Non-negative sparse codes of many targets in many dictionaries at once."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae.checks import check, check_finite
 
+_SOLVABLE = (torch.float32, torch.float64)
 _RIDGE = 1e-6  # relative to unit rows; keeps equal rows from making a Gram matrix singular
 
 
@@ -24,29 +27,38 @@ def nonnegative_omp(
     dimensions are independent problems, solved side by side.
 
     Args:
-        targets: [*runs, n, d_in], [n, d_in] for one problem.
-        rows: [*runs, m, d_in], unit rows; a zero row is never chosen.
+        targets: [*runs, n, d_in], [n, d_in] for one problem; float32 or float64.
+        rows: [*runs, m, d_in], unit rows, taken in the targets' dtype; a zero row is never chosen.
         k: 1 <= k <= m.
         tolerance: >= 0, in the unit of the targets: what is left unexplained along any one row.
             Above the noise's largest inner product with the rows, noise is not coded.
     Returns:
         codes: targets are about codes @ rows; 0 for a target below the tolerance.
     Raises:
-        ValueError: shapes that do not fit, NaN, k or tolerance out of range.
+        ValueError: shapes or dtypes that do not fit, NaN, k or tolerance out of range.
     Source: Pati et al. 1993; with coefficients >= 0 Bruckstein, Elad & Zibulevsky 2008. Differs
         from an exact non-negative refit in that a row that left does not come back.
     """
     where = "nonnegative_omp"
+    check_solvable(where, targets=targets)
+    check_finite(where, rows=rows)
     shapes = tuple(targets.shape), tuple(rows.shape)
     fits = targets.ndim == rows.ndim >= 2 and shapes[0][:-2] == shapes[1][:-2]
     fits = fits and shapes[0][-1] == shapes[1][-1]
     rule = "targets [*runs, n, d_in] and rows [*runs, m, d_in]"
     check(fits, where, rule, targets=shapes[0], rows=shapes[1])
-    check_finite(where, targets=targets, rows=rows)
     check(1 <= k <= shapes[1][-2], where, f"1 <= k <= {shapes[1][-2]} (rows)", k=k)
     check(0 <= tolerance < float("inf"), where, "a finite tolerance >= 0", tolerance=tolerance)
-    flat = targets.reshape(-1, *shapes[0][-2:]), rows.reshape(-1, *shapes[1][-2:])
+    flat = targets.reshape(-1, *shapes[0][-2:]), rows.to(targets.dtype).reshape(-1, *shapes[1][-2:])
     return pursue(*flat, k, tolerance).reshape(*shapes[0][:-1], shapes[1][-2])
+
+
+def check_solvable(where: str, **tensors: Any) -> None:
+    """Raises what `check_finite` does, and ValueError for a dtype in which torch cannot solve."""
+    check_finite(where, **tensors)
+    for name, tensor in tensors.items():
+        rule, todo = f"{name} of float32 or float64", f"pass {name}.float()"
+        check(tensor.dtype in _SOLVABLE, where, rule, todo, **{f"{name}_dtype": tensor.dtype})
 
 
 def pursue(

@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 from sae.base import SAE, SAEOutput, squared_error
 from sae.checks import check, check_generator, check_size
 from sae.config import TrainConfig
-from sae.direct.extended import batches_for, loss_with, member
+from sae.direct.extended import batches_for, check_config, loss_with, member
 from sae.engines.eager import LossOf
 from sae.evaluation import Sampler, World
 
@@ -74,9 +74,10 @@ def train_tied(
     `swap`, in the parent level's own reconstruction: children that cannot stand in for it cost
     error there, and are trained on that error. A parent without children is left alone.
 
-    Of a two-level model each level satisfies S1 and S2. Each child has one parent, so that children
-    are no mixtures of parents and S3 does not hold (a parent is about a sum of its children);
-    S4 is not pressed for, S5 does not hold: no level is written in terms of another.
+    Of a two-level model (S1 to S5: see `sae.direct`) each level satisfies S1 and S2. Each child has
+    one parent, so that children are no mixtures of parents and S3 does not hold (a parent is about
+    a sum of its children); S4 is not pressed for, S5 does not hold: no level is written in terms of
+    another.
 
     rho = 0 and swap = 0 train the levels as `train` does. All take their steps at once, each along
     its own part of the gradient of the sum, with clipping and dead latents of its own.
@@ -92,7 +93,8 @@ def train_tied(
     Source: Luo et al. 2026, HSAE, arXiv 2602.11881: JumpReLU levels, rho 0.01, swap 0.05, a fifth
         unassigned, renewed every 5,000 steps (here more often: runs are shorter).
     """
-    where, saes = "train_tied", tuple(saes)
+    where, saes = "train_tied", (saes,) if isinstance(saes, SAE) else tuple(saes)
+    check_config(where, config=config)
     check(len(saes) >= 2, where, "two levels or more", n_levels=len(saes))
     widths = [sae.n_latents for sae in saes]
     check(widths == sorted(widths), where, "levels that widen", n_latents=widths)
