@@ -15,7 +15,8 @@ class InteractionBasis:
     """Coordinates c = to_basis (x - mean) of a layer, in order of interaction strength.
 
     In them the covariance is diag(strengths^2) and the mean of J^T J, J the Jacobian of what comes
-    after, is the identity. The strengths do not depend on the basis in which x was given.
+    after, is the identity. The strengths do not depend on the basis in which x was given, but for
+    those that the tolerance drops in one and keeps in the other.
 
     strengths: [n_kept], > 0, descending, in units of the outputs.
     to_basis: [n_kept, d_in].   from_basis: [d_in, n_kept]: columns are directions of x;
