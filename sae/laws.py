@@ -428,8 +428,9 @@ def in_general_position(
 ) -> SAE:
     """Returns a copy of `sae` in `dtype` with random untied parameters and buffers.
 
-    b_enc is at least 1/2, so that on standard normal data each latent's pre-activation is positive
-    for about half of the samples or more, also when few latents are looked at.
+    b_enc is at least 1/2 and the columns of W_enc at least 1 long, so that on standard normal data
+    each latent's pre-activation is positive for about half of the samples or more, also when few
+    latents are looked at, and no other bias silences one.
     """
     model = copy.deepcopy(sae).to(dtype)
     with torch.no_grad():
@@ -437,6 +438,9 @@ def in_general_position(
             frozen = isinstance(value, torch.nn.Parameter) and not value.requires_grad
             if value.is_floating_point() and not frozen:
                 value += 0.3 * _normal(generator, *value.shape, dtype=dtype)
+        W_enc = dict(model.named_parameters()).get("W_enc")
+        if W_enc is not None and W_enc.requires_grad:
+            W_enc /= W_enc.norm(dim=0).clamp(max=1)
         if model.encoder_bias:
             model.b_enc.copy_(0.5 + 0.3 * _normal(generator, sae.n_latents, dtype=dtype).abs())
     return model

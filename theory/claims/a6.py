@@ -59,7 +59,8 @@ def width_bounds(law: PowerLaw) -> tuple[float | int, float | int]:
     s = alpha - 1
     if s > 1e-6:
         low = (eps * alpha + (n + 1) ** -s) ** (-1 / s)
-        return low, min(n, math.ceil((eps * s) ** (-1 / s)))
+        log_high = -math.log(eps * s) / s
+        return low, n if log_high > math.log(n) else math.ceil((eps * s) ** (-1 / s))
     if s < -1e-6:
         low = (n + 1) * (1 - eps) ** (-1 / s)
         rest = n**-s - eps * ((n + 1) ** -s - 1)
