@@ -118,7 +118,7 @@ CONFIGS = {
     "smoke": Config(
         2,
         World(12, 48, 30, 1000, l0=1.0, exponent=0.4, sizes=(2,)),
-        Effort(1, 1, 1, sae_steps=200, batch_size=256),
+        Effort(1, 1, 1, sae_steps=120, batch_size=256),
         ("nearest", "sae", "refined", "direct", "oracle"),
         (0.4,),
         (1000,),
